@@ -29,7 +29,9 @@ def main() -> int:
         complain(trouble)
         return 1
     except OSError as error:
-        complain(Trouble(f"Set-up stopped: {error}.", "Solve that, then run the same command again."))
+        complain(
+            Trouble(f"Set-up stopped: {error}.", "Solve that, then run the same command again.")
+        )
         return 1
     except KeyboardInterrupt:
         complain(Trouble("Set-up was interrupted.", "Run the same command again to go on."))

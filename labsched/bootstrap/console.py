@@ -66,4 +66,8 @@ class Progress:
         live = sys.stdout.isatty()
         while not self._done.wait(1 if live else REMINDER_S):
             line = f"{self.title}: {self._elapsed_s():.0f} s  {self.note}"
-            print(f"\r\033[K{line[:100]}" if live else f"  {line}", end="" if live else "\n", flush=True)
+            print(
+                f"\r\033[K{line[:100]}" if live else f"  {line}",
+                end="" if live else "\n",
+                flush=True,
+            )

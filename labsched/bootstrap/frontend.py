@@ -117,7 +117,7 @@ def _machine_npm(places: Places, folder: Path) -> list[str] | None:
     npm = shutil.which("npm")
     if npm is None:
         return None
-    asked = subprocess.run([npm, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    asked = subprocess.run([npm, "--version"], capture_output=True, text=True, check=False)
     major = asked.stdout.strip().split(".")[0]
     return [npm] if asked.returncode == 0 and major.isdigit() and int(major) >= OLDEST_NPM else None
 
@@ -138,7 +138,7 @@ def _npm_ci(npm: Sequence[str], folder: Path) -> str | None:
     path = os.pathsep.join([str(Path(npm[0]).parent), os.environ.get("PATH", "")])
     with Progress("Browser libraries"):
         try:
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(
                 command,
                 cwd=folder,
                 env=os.environ | {"PATH": path},

@@ -48,7 +48,7 @@ def pip(places: Places, arguments: Sequence[str], *, title: str) -> None:
     with places.scratch() as scratch, Progress(title) as progress, places.log.open("a") as log:
         log.write(f"$ pip {' '.join(arguments)}\n")
         environment = os.environ | {"TMPDIR": str(scratch), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        with subprocess.Popen(  # noqa: S603 - our own interpreter, our own arguments
+        with subprocess.Popen(
             command,
             cwd=places.repo,
             env=environment,
@@ -103,7 +103,7 @@ def _make_venv(places: Places) -> None:
         )
     say(f"Making .venv with Python {platform.python_version()}")
     command = [sys.executable, "-m", "venv", "--clear", str(places.venv)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         output = made.stdout + made.stderr
         raise Trouble(
@@ -119,7 +119,7 @@ def _runs(python: Path) -> bool:
     if not python.exists():
         return False
     command = [str(python), "-c", "import pip, sys; sys.exit(sys.version_info < (3, 11))"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _stamp(places: Places) -> Path:
