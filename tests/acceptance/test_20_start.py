@@ -17,8 +17,8 @@ import requests
 
 from tests.client import Client, probe, until
 from tests.conftest import Cast
-from tests.processes import REPOSITORY, Process, run
-from tests.stack import SETTINGS_NAMES, Stack, free_port
+from tests.processes import REPOSITORY, Process, free_port, plain_environment, run
+from tests.stack import Stack
 
 SERVE_WITHIN_S = 180
 
@@ -29,7 +29,7 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        env = {name: value for name, value in os.environ.items() if name not in SETTINGS_NAMES}
+        env = plain_environment()
         env |= {"LABSCHED_DATA": str(folder / "data"), "CPU_WORKERS": "1", "GPU_WORKERS": "1"}
         env |= {"LABSCHED_ENABLE_PROBE_JOBS": "1", "PYTHONUNBUFFERED": "1"}
         command = [str(REPOSITORY / "bin" / "serve"), "--port", str(self.port)]
@@ -127,7 +127,7 @@ def _status(stack: Stack) -> int:
 
 
 def test_20_a_taken_port_is_told_in_a_sentence(tmp_path: Path, stack: Stack) -> None:
-    env = {name: value for name, value in os.environ.items() if name not in SETTINGS_NAMES}
+    env = plain_environment()
     env["LABSCHED_DATA"] = str(tmp_path)
     command = [str(REPOSITORY / "bin" / "serve"), "--port", str(stack.port)]
     began = time.monotonic()
