@@ -1,0 +1,80 @@
+"""The public shape of a job (DESIGN §6), the same in answers, events and pages."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ObjectDoesNotExist
+
+if TYPE_CHECKING:
+    from jobs.models import Artifact, Job
+
+
+def job_state(job: Job) -> dict[str, Any]:
+    """The shape of `job` without its lists: no queries when branch and progress_row are loaded."""
+    row = progress_row(job)
+    return {
+        "id": str(job.uuid),
+        "job_id": job.key,
+        "workflow_id": str(job.workflow_id),
+        "branch": job.branch.name,
+        "job_type": job.job_type,
+        "queue": job.queue,
+        "state": job.status.public,
+        "reason": job.reason,
+        "progress": progress_of(job),
+        "phase": row.phase if row else "",
+        "tiles_done": row.tiles_done if row else 0,
+        "tiles_total": row.tiles_total if row else 0,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "params": job.params,
+        "priority": job.priority,
+        "error": job.error,
+        "summary": job.summary,
+        "created_at": moment(job.created_at),
+        "queued_at": moment(job.queued_at),
+        "started_at": moment(job.started_at),
+        "finished_at": moment(job.finished_at),
+    }
+
+
+def job_detail(job: Job, depends_on: list[str], artifacts: list[Artifact]) -> dict[str, Any]:
+    """The whole shape of a job."""
+    return {
+        **job_state(job),
+        "depends_on": depends_on,
+        "artifacts": [artifact_shape(job, artifact) for artifact in artifacts],
+    }
+
+
+def artifact_shape(job: Job, artifact: Artifact) -> dict[str, Any]:
+    """One stored file of a job and where to get it."""
+    return {
+        "name": artifact.name,
+        "kind": artifact.kind,
+        "size": artifact.size,
+        "sha256": artifact.sha256,
+        "url": f"/api/jobs/{job.uuid}/artifacts/{artifact.name}",
+    }
+
+def progress_of(job: Job) -> float:
+    """0-1; an ended job is at 1.0 whatever it ended as: nothing of it is left to do."""
+    if job.status.terminal:
+        return 1.0
+    row = progress_row(job)
+    return round(row.progress, 4) if row else 0.0
+
+
+def progress_row(job: Job) -> Any:
+    """The progress row of `job`, or None before its first tick."""
+    try:
+        return job.progress_row
+    except ObjectDoesNotExist:
+        return None
+
+
+def moment(value: dt.datetime | None) -> str | None:
+    """ISO 8601 in UTC, as the API writes it."""
+    return None if value is None else value.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,48 @@
+"""What a job type is, and what its body is given. Pure: no torch, numpy, OpenSlide or Django."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobs.imaging.contract import Outcome, Report
+
+
+@dataclass(frozen=True)
+class Task:
+    """One execution of a job, on plain values: what `run` of a type works on."""
+
+    job_uuid: str
+    job_key: str
+    workflow_uuid: str
+    tenant_key: str
+    branch: str
+    attempt: int
+    params: Mapping[str, Any]
+    out_dir: Path  # write artifacts here and nowhere else
+    slide: Path | None = None
+    slide_name: str = ""
+    result_key: str = ""
+    upstream: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    """Files of the upstream jobs: {job type: {artifact kind: local path}}."""
+
+
+@dataclass(frozen=True)
+class JobType:
+    """A kind of job: one module of jobs/types declares one. `run` loads what is heavy, late."""
+
+    name: str
+    queue: str
+    phases: tuple[str, ...]
+    schema: Mapping[str, Any]  # JSON Schema of `params`
+    needs_slide: bool
+    run: Callable[[Task, Report], Outcome]
+    phase_weights: Mapping[str, float] = field(default_factory=dict)
+    title: str = ""
+
+    def queue_for(self, params: Mapping[str, Any]) -> str:
+        """The queue of one job: `params.queue` where the schema knows it, else the type's own."""
+        return str(params.get("queue") or self.queue)
