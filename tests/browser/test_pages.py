@@ -1,0 +1,191 @@
+"""Submit → live progress → cells in the viewer, as a person sees it in a browser."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.conftest import Watch
+from tests.client import Client, Row, by_key, probe, until
+from tests.stack import Stack
+
+LIVE_TIMEOUT_MS = 20_000
+
+
+@pytest.fixture(scope="session")
+def slide_workflow(stack: Stack, sample_slide: Path) -> Row:
+    """tissue → cells on the sample slide, over."""
+    operator = stack.client("operator")
+    name = stack.add_slide(sample_slide)
+    slide = {"image_path": name}
+    tissue = {"job_id": "tissue", "job_type": "tissue_mask", "branch": "masks", **slide}
+    cells = {"job_id": "cells", "job_type": "cell_segmentation", "branch": "cells", **slide}
+    made = operator.submit([tissue, {**cells, "depends_on": ["tissue"]}], name="Sample slide")
+    over = operator.wait(made["id"], timeout_s=480, every_s=1)
+    assert over["state"] == "SUCCEEDED", over
+    return over
+
+
+def test_the_sign_in_link_works_once(stack: Stack, browser: object) -> None:
+    link = stack.sign_in_link()
+    first = browser.new_context()  # type: ignore[attr-defined]
+    page = first.new_page()
+    page.goto(link)
+    assert "/sign-in" not in page.url
+    first.close()
+    second = browser.new_context()  # type: ignore[attr-defined]
+    page = second.new_page()
+    page.goto(link)
+    page.goto(stack.url + "/")
+    assert "/sign-in" in page.url
+    second.close()
+
+
+def test_a_stranger_is_sent_to_the_sign_in_page(stack: Stack, browser: object) -> None:
+    context = browser.new_context()  # type: ignore[attr-defined]
+    page = context.new_page()
+    watch = Watch(page)
+    for path in ("/", "/workflows/new/", "/queue/"):
+        page.goto(stack.url + path)
+        assert "Traceback" not in page.content()
+        assert "/sign-in" in page.url or page.locator("h1").count() > 0
+    outside = [a for a in watch.addresses if f"127.0.0.1:{stack.port}" not in a]
+    assert outside == []
+    context.close()
+
+
+def test_the_dashboard_shows_the_workflow_that_was_submitted(
+    stack: Stack, page: Page, operator: Client
+) -> None:
+    made = operator.submit([probe("shown", "x")], name="Shown on the dashboard")
+    operator.wait(made["id"])
+    page.goto(stack.url + "/")
+    expect(page.get_by_text("Shown on the dashboard").first).to_be_visible()
+    page.get_by_role("link", name="Shown on the dashboard").first.click()
+    assert made["id"] in page.url
+
+
+def test_the_workflow_page_lives_without_being_loaded_again(
+    stack: Stack, page: Page, operator: Client
+) -> None:
+    jobs = [
+        probe("first", "x", seconds=4, ticks=40),
+        probe("second", "x", seconds=0.5, ticks=5),
+        probe("third", "y", after=["second"]),
+    ]
+    made = operator.submit(jobs, name="Live")
+    ids = {key: job["id"] for key, job in by_key(made).items()}
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    page.goto(f"{stack.url}/workflows/{made['id']}/")
+    page.evaluate("window.sameDocument = true")
+
+    first = page.locator(f'[data-job="{ids["first"]}"]').first
+    expect(first).to_have_attribute("data-state", "RUNNING", timeout=LIVE_TIMEOUT_MS)
+    seen = values_of_bar(page, ids["first"])
+    expect(first).to_have_attribute("data-state", "SUCCEEDED", timeout=LIVE_TIMEOUT_MS)
+    for key in ("second", "third"):
+        job = page.locator(f'[data-job="{ids[key]}"]').first
+        expect(job).to_have_attribute("data-state", "SUCCEEDED", timeout=LIVE_TIMEOUT_MS)
+    whole = page.locator(f'[data-workflow="{made["id"]}"]').first
+    expect(whole).to_have_attribute("data-state", "SUCCEEDED", timeout=LIVE_TIMEOUT_MS)
+
+    assert len(set(seen)) >= 3, f"the bar did not move: {seen}"
+    assert seen == sorted(seen)
+    assert page.evaluate("window.sameDocument") is True
+    assert any("/api/progress/ws" in address for address in sockets)
+
+
+def values_of_bar(page: Page, job_id: str) -> list[float]:
+    """What the job's bar said over two seconds."""
+    bar = f'[data-job="{job_id}"] progress, [data-job="{job_id}"] [role=progressbar]'
+    read = "el => Number(el.getAttribute('aria-valuenow') ?? el.value)"
+    values = []
+    for _ in range(10):
+        values.append(float(page.locator(bar).first.evaluate(read)))
+        time.sleep(0.2)
+    return values
+
+
+def test_a_running_job_is_cancelled_on_the_page(stack: Stack, page: Page, operator: Client) -> None:
+    made = operator.submit([probe("long", "x", seconds=60, ticks=240)], name="To be cancelled")
+    (job,) = made["jobs"]
+    operator.wait_job(job["id"], ["RUNNING"])
+    page.goto(f"{stack.url}/workflows/{made['id']}/")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Cancel").first.click()
+    until(
+        lambda: operator.job(job["id"])["state"] == "CANCELLED", timeout_s=15, what="job cancelled"
+    )
+    shown = page.locator(f'[data-job="{job["id"]}"]').first
+    expect(shown).to_have_attribute("data-state", "CANCELLED", timeout=LIVE_TIMEOUT_MS)
+
+
+def test_the_viewer_shows_the_slide_and_its_cells(
+    stack: Stack, page: Page, slide_workflow: Row, screenshots: Path
+) -> None:
+    job = by_key(slide_workflow)["cells"]
+    page.goto(f"{stack.url}/jobs/{job['id']}/viewer/")
+    page.wait_for_function(DRAWN, timeout=LIVE_TIMEOUT_MS)
+    assert page.evaluate(CELLS) > 100
+    page.wait_for_function(TILES, timeout=LIVE_TIMEOUT_MS)
+    picture = screenshots / "viewer-1600.png"
+    page.screenshot(path=str(picture))
+    assert colours_in(picture) > 1000, "the slide is one plain colour"
+
+
+CELLS = "Number(document.querySelector('[data-cells-drawn]')?.dataset.cellsDrawn ?? 0)"
+DRAWN = f"() => {CELLS} > 0"
+TILES = "() => { const v = document.querySelector('[data-viewer]').viewer; return v.world.getItemCount() > 0 && v.world.getItemAt(0).getFullyLoaded(); }"
+
+
+def colours_in(picture: Path) -> int:
+    """The number of different colours in the middle of a picture."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        width, height = image.size
+        middle = image.convert("RGB").crop(
+            (width // 4, height // 4, width * 3 // 4, height * 3 // 4)
+        )
+        return len(set(middle.getdata()))
+
+
+@pytest.mark.parametrize("width", [390, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_its_window(
+    stack: Stack,
+    signed_in: BrowserContext,
+    slide_workflow: Row,
+    screenshots: Path,
+    width: int,
+    scheme: str,
+) -> None:
+    page = signed_in.new_page()
+    watch = Watch(page)
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": width, "height": 900})
+    for name, path in pages_of(slide_workflow).items():
+        answer = page.goto(stack.url + path)
+        assert answer is not None
+        assert answer.status == 200, (path, answer.status)
+        page.wait_for_load_state("load")
+        time.sleep(0.5)
+        page.screenshot(path=str(screenshots / f"{name}-{width}-{scheme}.png"), full_page=True)
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{path} is {overflow} px wider than {width} px"
+    page.close()
+    watch.check(stack.port)
+
+
+def pages_of(workflow: Row) -> dict[str, str]:
+    """The pages there are, by a name for their picture."""
+    job = by_key(workflow)["cells"]["id"]
+    return {
+        "dashboard": "/",
+        "workflow": f"/workflows/{workflow['id']}/",
+        "viewer": f"/jobs/{job}/viewer/",
+    }
