@@ -18,6 +18,8 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from labsched import leash
 
@@ -125,10 +127,16 @@ def find_server() -> str:
 def answers(url: str) -> bool:
     """Whether a Redis at `url` is up and has loaded its data."""
     try:
-        with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
+        with _client(url) as client:
             return bool(client.ping())
     except redis.RedisError:
         return False
+
+
+def _client(url: str) -> redis.Redis:
+    """A client that answers at once: by itself redis-py tries again for 8 s."""
+    once = Retry(NoBackoff(), 0)
+    return redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=1, retry=once)
 
 
 def free_port() -> int:
@@ -201,7 +209,7 @@ def _end_orphan(folder: Path, *, owner: int) -> None:
     if _is_alive(owner) or not url.is_file():
         return
     try:
-        with redis.Redis.from_url(url.read_text().strip(), socket_timeout=2) as client:
+        with _client(url.read_text().strip()) as client:
             client.shutdown(nosave=True)  # the append-only file has everything
     except redis.RedisError:
         return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -43,3 +45,10 @@ def request(
     except urllib.error.HTTPError as error:
         with error:
             return Answer(error.code, error.read())
+
+
+def download(url: str, target: Path, *, headers: Mapping[str, str]) -> None:
+    """Write a body to `target` piece by piece. Raises OSError when it does not arrive whole."""
+    asked = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  our own http
+    with _OPENER.open(asked, timeout=60) as answer, target.open("wb") as sink:
+        shutil.copyfileobj(answer, sink)

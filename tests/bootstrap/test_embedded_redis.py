@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from labsched import embedded_redis
 from labsched.embedded_redis import EmbeddedRedis, RedisUnavailable
@@ -49,7 +51,7 @@ def test_it_listens_on_loopback_and_wants_the_password(tmp_path: Path) -> None:
         where = urlsplit(url)
         assert where.hostname == "127.0.0.1"
         with (
-            redis.Redis(port=where.port or 0) as stranger,
+            redis.Redis(port=where.port or 0, retry=Retry(NoBackoff(), 0)) as stranger,
             pytest.raises(redis.AuthenticationError),
         ):
             stranger.ping()
