@@ -37,6 +37,11 @@ FILES = (
         "build/openseadragon/openseadragon.min.js",
         "14d587cd3ee7c4861f1a41077ce642029364a21029956ba635bd8fb1202cf9ad",
     ),
+    VendorFile(  # named in the file above: hashed static names need what a file refers to
+        "openseadragon",
+        "build/openseadragon/openseadragon.min.js.map",
+        "5b92a5124d2623c9f4b0b24f34ecde566b52ec2241dc3db3317e1c3d5b7885c0",
+    ),
     VendorFile(
         "openseadragon",
         "build/openseadragon/images",
