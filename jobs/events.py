@@ -58,9 +58,7 @@ def jobs_changed(tenant_id: int, job_ids: Iterable[int]) -> None:
 def nudge(tenant_id: int, workflow_ids: set[uuid.UUID]) -> None:
     """Send jobs_moved once this transaction has committed."""
     transaction.on_commit(
-        lambda: jobs_moved.send_robust(
-            sender=None, tenant_id=tenant_id, workflow_ids=workflow_ids
-        ),
+        lambda: jobs_moved.send_robust(sender=None, tenant_id=tenant_id, workflow_ids=workflow_ids),
         robust=True,
     )
 

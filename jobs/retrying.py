@@ -79,9 +79,7 @@ def _ended_by(job: Job) -> list[Job]:
 
 def _reopen(tenant_id: int, revived: list[Job]) -> None:
     tenant = Tenant.objects.get(pk=tenant_id)
-    Tenant.objects.filter(pk=tenant_id).update(
-        next_sequence=F("next_sequence") + len(revived)
-    )
+    Tenant.objects.filter(pk=tenant_id).update(next_sequence=F("next_sequence") + len(revived))
     for sequence, each in enumerate(revived, tenant.next_sequence):
         open_edges = Edge.objects.across_tenants("one locked job").filter(downstream=each)
         left = open_edges.exclude(upstream__state=JobState.SUCCEEDED.value).count()

@@ -5,6 +5,7 @@ rows by id."""
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -63,8 +64,9 @@ def succeed(
         job = _locked(job_pk)
         if job is None or job.cancel_requested_at is not None:
             return False
-        if not _move(job, JobState.RUNNING, attempt, JobState.SUCCEEDED, summary=summary,
-                     reason=reason):
+        if not _move(
+            job, JobState.RUNNING, attempt, JobState.SUCCEEDED, summary=summary, reason=reason
+        ):
             return False
         Artifact.objects.bulk_create(
             [
@@ -91,8 +93,15 @@ def fail(job_pk: int, attempt: int, reason: Reason, error: str) -> bool:
         failures = job.failures + 1
         if failures < job.max_attempts and reason is not Reason.BAD_INPUT:
             return _wait_for_retry(job, failures, error)
-        _move(job, job.status, attempt, JobState.FAILED, reason=reason.value, error=error,
-              failures=failures)
+        _move(
+            job,
+            job.status,
+            attempt,
+            JobState.FAILED,
+            reason=reason.value,
+            error=error,
+            failures=failures,
+        )
         ended, branches = lanes.end_dependents(job)
         if job.on_failure == "halt":
             more, halted = lanes.halt_lane(job)
@@ -127,7 +136,9 @@ def hand_back(job_pk: int, attempt: int, reason: Reason = Reason.WITHDRAWN) -> b
             return False
         if job.cancel_requested_at is not None:
             return _end_cancelled(job)
-        _move(job, job.status, attempt, JobState.READY, reason=reason.value, ready_at=timezone.now())
+        _move(
+            job, job.status, attempt, JobState.READY, reason=reason.value, ready_at=timezone.now()
+        )
         events.jobs_changed(job.tenant_id, [job.pk])
     return True
 
@@ -140,8 +151,16 @@ def lose(job_pk: int, attempt: int, error: str) -> bool:
             return False
         if job.cancel_requested_at is not None or job.failures + 1 >= job.max_attempts:
             return fail(job_pk, attempt, Reason.LOST, error)
-        _move(job, job.status, attempt, JobState.READY, reason=Reason.LOST.value, error=error,
-              failures=job.failures + 1, ready_at=timezone.now())
+        _move(
+            job,
+            job.status,
+            attempt,
+            JobState.READY,
+            reason=Reason.LOST.value,
+            error=error,
+            failures=job.failures + 1,
+            ready_at=timezone.now(),
+        )
         events.jobs_changed(job.tenant_id, [job.pk])
     return True
 
@@ -162,6 +181,32 @@ def cancel(job: Job) -> Job:
     return _fresh(job)
 
 
+def cancel_all(tenant_id: int, workflow_id: uuid.UUID) -> int:
+    """Cancel every job of a workflow that is not over, by a person. Returns how many."""
+    with transaction.atomic():
+        events.lock(tenant_id)
+        live = Job.objects.across_tenants("one locked tenant").filter(workflow=workflow_id).live()
+        running = list(live.filter(state=JobState.RUNNING.value))
+        for job in running:
+            _ask_to_stop(job)
+        waiting = live.exclude(state=JobState.RUNNING.value)
+        rows = list(waiting.values_list("pk", "branch_id"))
+        Lease.objects.across_tenants("one locked tenant").filter(
+            job__workflow=workflow_id, job__state=JobState.QUEUED.value
+        ).delete()
+        waiting.update(
+            state=JobState.CANCELLED.value,
+            reason=Reason.CANCELLED_BY_USER.value,
+            user_slot=None,
+            retry_at=None,
+            dispatched_at=None,
+            finished_at=timezone.now(),
+        )
+        lanes.raise_heads(tenant_id, {branch for _, branch in rows})
+        events.jobs_changed(tenant_id, [pk for pk, _ in rows])
+    return len(rows) + len(running)
+
+
 def _ask_to_stop(job: Job) -> None:
     if job.cancel_requested_at is None:
         Job.objects.across_tenants("one locked job").filter(pk=job.pk).update(
@@ -180,8 +225,9 @@ def finish_cancel(job_pk: int, attempt: int) -> bool:
 
 
 def _end_cancelled(job: Job) -> bool:
-    moved = _move(job, job.status, job.attempt, JobState.CANCELLED,
-                  reason=Reason.CANCELLED_BY_USER.value)
+    moved = _move(
+        job, job.status, job.attempt, JobState.CANCELLED, reason=Reason.CANCELLED_BY_USER.value
+    )
     ended, branches = lanes.end_dependents(job)
     _after(job, ended, branches | {job.branch_id})
     return moved

@@ -59,6 +59,7 @@ def artifact_shape(job: Job, artifact: Artifact) -> dict[str, Any]:
         "url": f"/api/jobs/{job.uuid}/artifacts/{artifact.name}",
     }
 
+
 def progress_of(job: Job) -> float:
     """0-1; an ended job is at 1.0 whatever it ended as: nothing of it is left to do."""
     if job.status.terminal:

@@ -112,5 +112,7 @@ def s3_options(url: str) -> dict[str, str]:
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:
-        raise ImproperlyConfigured(f"STORAGE_URL is {url!r}: give s3://bucket or s3://bucket/prefix.")
+        raise ImproperlyConfigured(
+            f"STORAGE_URL is {url!r}: give s3://bucket or s3://bucket/prefix."
+        )
     return {"bucket_name": bucket, "location": prefix.strip("/")}

@@ -183,4 +183,3 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": env("LOG_LEVEL", default="INFO")},
     "loggers": {"django.request": {"level": "ERROR"}, "rq.worker": {"level": "WARNING"}},
 }
-

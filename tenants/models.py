@@ -27,7 +27,9 @@ class Tenant(models.Model):
     key = models.CharField(
         max_length=64,
         unique=True,
-        validators=[RegexValidator(rf"^{TENANT_KEY.pattern}$", "1-64 of letters, digits, . _ : @ -")],
+        validators=[
+            RegexValidator(rf"^{TENANT_KEY.pattern}$", "1-64 of letters, digits, . _ : @ -")
+        ],
         help_text="The user id of X-User-ID.",
     )
     name = models.CharField(max_length=200, blank=True)

@@ -45,7 +45,9 @@ def _checked(key: str, names: Sequence[str], known: Mapping[str, int]) -> Sequen
     if key in names:
         raise BadGraph(f"Job {key} depends on itself.")
     if unknown := [name for name in names if name not in known]:
-        raise BadGraph(f"Job {key} depends on jobs that are not in this workflow: {_some(unknown)}.")
+        raise BadGraph(
+            f"Job {key} depends on jobs that are not in this workflow: {_some(unknown)}."
+        )
     if len(set(names)) < len(names):
         raise BadGraph(f"Job {key} names a dependency twice.")
     return names

@@ -73,9 +73,7 @@ def refresh(workflow_id: uuid.UUID) -> None:
         apply(workflow)
         workflow.refreshed_at = timezone.now()
         workflow.stale = False
-        workflow.save(
-            update_fields=["state", "progress", "finished_at", "refreshed_at", "stale"]
-        )
+        workflow.save(update_fields=["state", "progress", "finished_at", "refreshed_at", "stale"])
         if workflow.state != before:
             events.record(tenant_id, "workflow", [(workflow.pk, shapes.workflow_state(workflow))])
             events.nudge(tenant_id, set())

@@ -114,8 +114,11 @@ class _Fields:
             return None
         if isinstance(value, str) and KEY.fullmatch(value):
             return value
-        self.say(name, "Give 1 to 100 letters, digits, dots, underscores or dashes, "
-                       "starting with a letter or digit.")
+        self.say(
+            name,
+            "Give 1 to 100 letters, digits, dots, underscores or dashes, "
+            "starting with a letter or digit.",
+        )
         return None
 
     def uuid(self, name: str) -> uuid.UUID | None:

@@ -14,11 +14,10 @@ from django.utils import timezone
 from jobs import events, retrying, services, types
 from jobs.models import Branch, Edge, Job, Slide
 from jobs.scheduling import lanes
-from jobs.services import StaleTransition
 from jobs.slides import roots
 from jobs.states import JobState
 from tenants.models import Tenant, User
-from workflows import progress, spec
+from workflows import progress, shapes, spec
 from workflows.models import Workflow
 from workflows.spec import JobSpec, SpecError, TypeFacts, WorkflowSpec
 
@@ -58,6 +57,7 @@ def submit(tenant: Tenant, body: object, *, user: User | None = None) -> Workflo
         slides = _slides(tenant, enumerate(wanted.jobs))
         rows = _insert(workflow, wanted, slides, user)
         lanes.raise_heads(tenant.pk, {row.branch_id for row in rows})
+        events.record(tenant.pk, "workflow", [(workflow.pk, shapes.workflow_state(workflow))])
         events.nudge(tenant.pk, {workflow.pk})
     return workflow
 
@@ -78,24 +78,15 @@ def add_job(tenant: Tenant, workflow: Workflow, body: object, *, user: User | No
         slides = _slides(tenant, [(None, wanted)])
         (row,) = _insert(workflow, whole, slides, user, place=jobs.count(), upstream=upstream)
         lanes.raise_heads(tenant.pk, {row.branch_id})
-        events.nudge(tenant.pk, {workflow.pk})
+        events.jobs_changed(tenant.pk, [row.pk])
     row.refresh_from_db()
     return row
 
 
 def cancel(workflow: Workflow) -> Workflow:
     """Cancel every job that is not over. Raises Conflict when the workflow is over already."""
-    with transaction.atomic():
-        events.lock(workflow.tenant_id)
-        jobs = Job.objects.for_tenant(workflow.tenant).filter(workflow=workflow)
-        live = list(jobs.live().order_by("-sequence"))  # tails first: no lane head is raised twice
-        if not live:
-            raise Conflict(f"{workflow.name} is over already.")
-        for job in live:
-            try:
-                services.cancel(job)
-            except StaleTransition:
-                continue  # it ended between the list and here
+    if not services.cancel_all(workflow.tenant_id, workflow.pk):
+        raise Conflict(f"{workflow.name} is over already.")
     return refreshed(workflow)
 
 

@@ -90,7 +90,9 @@ class Job(models.Model):
     reason = models.CharField(max_length=20, blank=True)
     error = models.TextField(blank=True, help_text="A sentence for people.")
     upstream_left = models.PositiveIntegerField(default=0)
-    attempt = models.PositiveIntegerField(default=0, help_text="Rises at each promotion: the fence.")
+    attempt = models.PositiveIntegerField(
+        default=0, help_text="Rises at each promotion: the fence."
+    )
     failures = models.PositiveIntegerField(default=0)
     max_attempts = models.PositiveSmallIntegerField(default=3)
     user_slot = models.ForeignKey(
@@ -116,7 +118,9 @@ class Job(models.Model):
     class Meta:
         constraints: ClassVar = [
             # R1: a second job of a branch can not become its head, whatever the code does
-            models.UniqueConstraint(fields=["branch"], condition=HEAD, name="job_one_head_a_branch"),
+            models.UniqueConstraint(
+                fields=["branch"], condition=HEAD, name="job_one_head_a_branch"
+            ),
             # R4: an active job's tenant holds a user slot, and can not lose it meanwhile
             models.CheckConstraint(
                 condition=(ACTIVE & Q(user_slot__isnull=False))

@@ -72,7 +72,9 @@ def take_back(job: Job) -> None:
     try:
         queue = django_rq.get_queue(job.queue)
         message = Message.fetch(
-            message_id(job.pk, job.attempt), connection=queue.connection, serializer=queue.serializer
+            message_id(job.pk, job.attempt),
+            connection=queue.connection,
+            serializer=queue.serializer,
         )
         message.delete()
     except (NoSuchJobError, redis.RedisError) as error:

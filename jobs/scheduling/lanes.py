@@ -61,9 +61,9 @@ def line_up(tenant_id: int) -> None:
     ready = Job.objects.across_tenants("one locked tenant").filter(
         tenant=OuterRef("pk"), state=JobState.READY.value
     )
-    Tenant.objects.filter(
-        ~Exists(holds), Exists(ready), pk=tenant_id, waiting_since=None
-    ).update(waiting_since=timezone.now())
+    Tenant.objects.filter(~Exists(holds), Exists(ready), pk=tenant_id, waiting_since=None).update(
+        waiting_since=timezone.now()
+    )
 
 
 def release_dependents(job: Job) -> set[int]:
@@ -110,9 +110,7 @@ def _cancel_waiting(job_ids: list[int], reason: Reason) -> tuple[list[int], set[
     branches: set[int] = set()
     jobs = Job.objects.across_tenants("ids of one locked tenant")
     for start in range(0, len(job_ids), BATCH):
-        waiting = jobs.filter(
-            pk__in=job_ids[start : start + BATCH], state__lt=int(FIRST_ACTIVE)
-        )
+        waiting = jobs.filter(pk__in=job_ids[start : start + BATCH], state__lt=int(FIRST_ACTIVE))
         rows = list(waiting.values_list("pk", "branch_id"))
         waiting.update(
             state=JobState.CANCELLED.value,

@@ -103,9 +103,7 @@ def _admit(tenant: Tenant, free: list[UserSlot]) -> None:
     Tenant.objects.filter(pk=tenant.pk).update(waiting_since=None)
     if _runnable(tenant.pk):
         slot = free.pop(0)
-        UserSlot.objects.filter(pk=slot.pk).update(
-            holder=tenant.pk, acquired_at=timezone.now()
-        )
+        UserSlot.objects.filter(pk=slot.pk).update(holder=tenant.pk, acquired_at=timezone.now())
 
 
 def _holders() -> list[Holder]:

@@ -22,7 +22,6 @@ def client() -> redis.Redis:
     )
 
 
-
 def wake() -> None:
     """Ask for a pass now. Never raises: the sweep comes anyway."""
     try:
