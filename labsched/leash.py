@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -22,12 +23,13 @@ def spawn(
     cwd: Path | None = None,
     stdout: int | IO[bytes] | None = subprocess.PIPE,
     keep_fds: Sequence[int] = (),
+    account: pwd.struct_passwd | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own; SIGKILL reaches it when this process goes.
 
     The kernel ties that signal to the thread that forks, so call this from the main thread. A
     session of its own keeps Ctrl-C away from the child: its parent decides who stops when.
-    Only Linux has the kernel's help; elsewhere an orderly stop is what ends the child.
+    `account` runs it as somebody else, which only root can. Only Linux has the kernel's help; elsewhere an orderly stop is what ends the child.
     """
     return subprocess.Popen(
         list(command),
@@ -38,7 +40,10 @@ def spawn(
         stderr=subprocess.STDOUT,
         start_new_session=True,
         pass_fds=tuple(keep_fds),
-        preexec_fn=die_with(os.getpid()),
+        user=None if account is None else account.pw_uid,
+        group=None if account is None else account.pw_gid,
+        extra_groups=None if account is None else [account.pw_gid],
+        preexec_fn=die_with(os.getpid()),  # runs after the change of user, which would undo it
     )
 
 

@@ -1,0 +1,141 @@
+"""What bin/test runs: every test, each kind in the pytest process that suits it. Arguments go to pytest.
+
+A path among the arguments narrows the run to that path; without PostgreSQL's programs the second
+database is left out with a line that says so.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.private_postgres import find_programs, private_postgres
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCRATCH = REPOSITORY / "var" / "test"
+BROWSER = "tests/browser"
+USUAL = "not slow and not gpu"
+NO_TESTS_FOUND = 5
+TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
+ONE_AT_A_TIME = ("-n", "0")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One pytest process."""
+
+    title: str
+    marks: str
+    options: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Tally:
+    """How many tests ended how, over all parts."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def add(self, report: Path) -> None:
+        """Count what a part's report holds; a part that died without one is a failure."""
+        if not report.is_file():
+            self.failed += 1
+            return
+        for suite in ET.parse(report).getroot().iter("testsuite"):
+            number = {name: int(suite.get(name, 0)) for name in ("tests", "errors", "failures")}
+            skipped = int(suite.get("skipped", 0))
+            failed = number["errors"] + number["failures"]
+            self.failed += failed
+            self.skipped += skipped
+            self.passed += max(0, number["tests"] - failed - skipped)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run every part that the arguments leave. Returns the exit code."""
+    began = time.monotonic()
+    tally, bad = Tally(), 0
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with postgres_url() as url:
+        for number, part in enumerate(parts(arguments, postgres=url)):
+            bad = run(part, number, arguments, tally) or bad
+    print(f"\n{time.monotonic() - began:.0f} s in all")
+    print(f"{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped", flush=True)
+    return bad
+
+
+def parts(arguments: Sequence[str], *, postgres: str | None) -> Iterator[Part]:
+    """The pytest processes of this run, in order."""
+    paths = [argument for argument in arguments if _is_path(argument)]
+    if paths:
+        browser = any(path.startswith(BROWSER) for path in paths)
+        yield Part("the named tests", USUAL, () if browser else (f"--ignore={BROWSER}",))
+        return
+    everything = ("tests", f"--ignore={BROWSER}")
+    yield Part("units, on SQLite", f"{USUAL} and not stack", (*everything, *TWO_AT_A_TIME))
+    yield Part("whole stacks, on SQLite", f"{USUAL} and stack", (*everything, *ONE_AT_A_TIME))
+    if postgres is not None:
+        env = {"DATABASE_URL": postgres}
+        rows = f"{USUAL} and (django_db or postgres)"
+        yield Part(
+            "rows, on PostgreSQL", f"{rows} and not stack", (*everything, *TWO_AT_A_TIME), env
+        )
+        yield Part(
+            "whole stacks, on PostgreSQL", f"{rows} and stack", (*everything, *ONE_AT_A_TIME), env
+        )
+    # its own process: Playwright keeps an event loop that breaks every later asyncio test
+    yield Part("in a browser", USUAL, (BROWSER, *ONE_AT_A_TIME))
+
+
+def run(part: Part, number: int, arguments: Sequence[str], tally: Tally) -> int:
+    """Run one part with the machine's temporary data. Returns its exit code, 0 where it had nothing."""
+    print(f"\n=== {part.title} ===", flush=True)
+    report = SCRATCH / f"report-{number}.xml"
+    report.unlink(missing_ok=True)
+    command = [
+        *(sys.executable, "-m", "pytest", "-m", part.marks, f"--junitxml={report}"),
+        *(*part.options, *arguments),
+    ]
+    env = {
+        "DJANGO_SECRET_KEY": secrets.token_hex(32),
+        **os.environ,
+        "LABSCHED_DATA": str(SCRATCH / f"data-{number}"),
+        **part.env,
+    }
+    code = subprocess.run(command, cwd=REPOSITORY, env=env, check=False).returncode
+    if code == NO_TESTS_FOUND:
+        return 0
+    tally.add(report)
+    return code
+
+
+@contextmanager
+def postgres_url() -> Iterator[str | None]:
+    """A server for this run, or the one that LABSCHED_TEST_POSTGRES names, or None with a line."""
+    if named := os.environ.get("LABSCHED_TEST_POSTGRES"):
+        yield named
+        return
+    programs = find_programs()
+    if programs is None:
+        print("PostgreSQL is not installed: its half of the tests is left out", flush=True)
+        yield None
+        return
+    with private_postgres(programs) as url:
+        yield url
+
+
+def _is_path(argument: str) -> bool:
+    return not argument.startswith("-") and (REPOSITORY / argument.split("::")[0]).exists()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
