@@ -37,8 +37,11 @@ class Command(BaseCommand):
         if once:
             sweep()
             return
-        log.info("scheduler started: %s workers, %s active users at most",
-                 settings.MAX_WORKERS, settings.MAX_ACTIVE_USERS)
+        log.info(
+            "scheduler started: %s workers, %s active users at most",
+            settings.MAX_WORKERS,
+            settings.MAX_ACTIVE_USERS,
+        )
         self._loop(stop, interval)
 
     def _loop(self, stop: Event, interval: float) -> None:
