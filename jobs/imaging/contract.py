@@ -1,0 +1,70 @@
+"""What a caller hands to the imaging library and gets back; nothing here reads pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Report = Callable[[str, int, int], None]
+"""`report(phase, done, total)`: called at least once a second; what it raises ends the job."""
+
+PHASES = ("open", "tissue", "segment", "merge", "measure", "export")
+TISSUE_PHASES = ("open", "tissue", "export")
+
+PIPELINE_VERSION = "1"
+"""Part of every result key: raised when the same input may give other cells."""
+
+
+class BadInput(Exception):
+    """The request cannot be done; the message tells a person what is wrong and what to do next."""
+
+
+@dataclass(frozen=True)
+class ArtifactFile:
+    """One result file: where it lies now, and the name a person downloads it under."""
+
+    name: str
+    kind: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished job leaves behind. `main` is the name of the artifact served first."""
+
+    artifacts: list[ArtifactFile]
+    main: str
+    summary: dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class CellRequest:
+    """One `cell_segmentation` job.
+
+    tissue_mask, tissue_json   the files of an upstream `tissue_mask` job, where an edge gives one
+    params                     mpp (µm per level-0 pixel), tissue (False computes the background
+                               too), tile_size (plane pixels), min_area_um2,
+                               precision ("auto", "fp32", "bf16")
+    """
+
+    slide: Path
+    out_dir: Path
+    model: Path
+    workflow_uuid: str
+    job_uuid: str
+    job_key: str
+    result_key: str
+    tissue_mask: Path | None = None
+    tissue_json: Path | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TissueRequest:
+    """One `tissue_mask` job. params: mpp, min_area_um2."""
+
+    slide: Path
+    out_dir: Path
+    job_uuid: str
+    params: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,108 @@
+"""GeoJSON as QuPath reads it: detections with measurements, and tissue as a locked annotation."""
+
+from __future__ import annotations
+
+import gzip
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from jobs.imaging import contours, measurement
+from jobs.imaging.cells import Cells
+from jobs.imaging.export.writing import Separated, encoded, numbered
+from jobs.imaging.tissue import Tissue
+
+TISSUE_COLOUR = [0, 0, 180]
+
+
+class GeoJsonWriter:
+    """Streams `cells.geojson.gz`. Coordinates start where QuPath shows the image's corner: at the
+    slide's bounds where it has them."""
+
+    def __init__(self, path: Path, *, origin: tuple[int, int]) -> None:
+        self.path = path
+        self._origin = np.asarray(origin, np.float64)
+        self._comma = Separated(b",\n")
+        self._file = path.open("wb")
+        self._stream = gzip.GzipFile("", "wb", 4, self._file, mtime=0)
+        self._stream.write(b'{"type":"FeatureCollection","features":[\n')
+
+    def add(self, cells: Cells, ids: list[str], first: int) -> None:
+        """Append one block."""
+        for index, _, object_id in numbered(cells, ids, first):
+            self._stream.write(self._comma.before_next())
+            self._stream.write(encoded(self._feature(cells, index, object_id)))
+
+    def close(self) -> None:
+        """End the file."""
+        self._stream.write(b"\n]}\n")
+        self._stream.close()
+        self._file.close()
+
+    def _feature(self, cells: Cells, index: int, object_id: str) -> dict[str, Any]:
+        ring = np.round(cells.ring(index) - self._origin, 2)
+        values = cells.values[index].tolist()
+        return {
+            "type": "Feature",
+            "id": object_id,
+            "geometry": {"type": "Polygon", "coordinates": [np.vstack([ring, ring[:1]])]},
+            "properties": {
+                "objectType": "detection",
+                "measurements": dict(zip(measurement.NAMES, values, strict=True)),
+            },
+        }
+
+
+def write_tissue(path: Path, tissue: Tissue, *, job_uuid: str, mm2_per_pixel: float | None) -> int:
+    """Write the tissue's pieces as one locked annotation each, level-0 pixels; returns how many."""
+    pieces = tissue_polygons(tissue)
+    per_l0 = mm2_per_pixel and mm2_per_pixel / (tissue.scale[0] * tissue.scale[1])
+    features = []
+    for index, piece in enumerate(pieces):
+        properties: dict[str, Any] = {
+            "objectType": "annotation",
+            "name": "Tissue",
+            "isLocked": True,
+            "classification": {"name": "Region*", "color": TISSUE_COLOUR},
+        }
+        if per_l0:
+            properties["measurements"] = {"Tissue area mm^2": round(piece.area * per_l0, 6)}
+        features.append(
+            {
+                "type": "Feature",
+                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{job_uuid}:tissue:{index}")),
+                "geometry": shapely.geometry.mapping(piece),
+                "properties": properties,
+            }
+        )
+    path.write_bytes(encoded({"type": "FeatureCollection", "features": features}) + b"\n")
+    return len(features)
+
+
+def tissue_polygons(tissue: Tissue) -> list[shapely.Polygon | shapely.MultiPolygon]:
+    """One valid polygon with holes per edge-joined piece of the mask, in level-0 pixels."""
+    labels, count = ndimage.label(tissue.mask)
+    pieces = _filled(labels.astype(np.int32), count, tissue.scale)
+    # what a piece encloses may hold glass or further pieces: all that is not mask is cut out
+    holes, hole_count = ndimage.label(~np.pad(tissue.mask, 1))
+    outside = holes[0, 0]
+    inner = _filled(holes[1:-1, 1:-1].astype(np.int32), hole_count, tissue.scale, skip=outside)
+    tree = shapely.STRtree(inner)
+    return [
+        shapely.difference(piece, shapely.union_all([inner[i] for i in tree.query(piece)]))
+        for piece in pieces
+    ]
+
+
+def _filled(
+    labels: NDArray[np.int32], count: int, scale: tuple[float, float], skip: int = 0
+) -> NDArray[np.object_]:
+    wanted = np.array([label for label in range(1, count + 1) if label != skip], np.int32)
+    traced = contours.outlines(labels, wanted)
+    corners = np.round(traced.corners * np.asarray(scale), 2)
+    return measurement.rings(corners, traced.starts)

@@ -1,0 +1,312 @@
+"""The InstanSeg network: published weights in a faster, exact form, kept warm for the process.
+
+The TorchScript file carries an unfolded U-Net and the small classifier that post-processing uses.
+Here BatchNorm is folded into the convolutions and tensors are channels-last. One thread of the
+process runs it, so that OpenMP keeps one pool of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import platform
+import re
+import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jobs.imaging.contract import BadInput
+from jobs.imaging.normalisation import Normalisation
+
+LOGITS = 5
+LOWEST, HIGHEST = -2.0, 3.0
+"""Where InstanSeg clips its normalised input."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The constants of post-processing that the model file carries."""
+
+    mask_threshold: float
+    peak_distance: int
+    seed_threshold: float
+    overlap_threshold: float
+    window: int
+    pixel_size: float
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Weights of the 4-5-5-1 perceptron that says whether a pixel belongs to a seed."""
+
+    weights: tuple[NDArray[np.float32], ...]
+    biases: tuple[NDArray[np.float32], ...]
+
+
+class Network:
+    """A loaded model on one device. `logits` may be called from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        script = _script(path)
+        state = {name: value.float() for name, value in script.state_dict().items()}
+        self.settings = _settings(script, path)
+        self.classifier = _classifier(state, path)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = _best_precision(self.device)
+        self._nets = {"fp32": _eager(state, path).to(self.device)}
+        self._one = ThreadPoolExecutor(1, thread_name_prefix="network", initializer=_own_threads)
+
+    def submit(
+        self, tiles: list[NDArray[np.uint8]], scale: Normalisation, precision: str
+    ) -> Future[list[NDArray[np.float32]]]:
+        """Logits (5, rows, cols) of RGB tiles, all of one shape and with sides of multiples of 8."""
+        return self._one.submit(self._halving, tiles, scale, precision)
+
+    def logits(
+        self, tile: NDArray[np.uint8], scale: Normalisation, precision: str
+    ) -> NDArray[np.float32]:
+        """Logits (5, rows, cols) of one RGB tile."""
+        return self.submit([tile], scale, precision).result()[0]
+
+    def _halving(
+        self, tiles: list[NDArray[np.uint8]], scale: Normalisation, precision: str
+    ) -> list[NDArray[np.float32]]:
+        try:
+            return self._forward(tiles, scale, precision)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if len(tiles) == 1:
+                raise
+        half = len(tiles) // 2
+        return [
+            *self._halving(tiles[:half], scale, precision),
+            *self._halving(tiles[half:], scale, precision),
+        ]
+
+    def _forward(
+        self, tiles: list[NDArray[np.uint8]], scale: Normalisation, precision: str
+    ) -> list[NDArray[np.float32]]:
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.stack(tiles)).to(self.device).float()
+            low = torch.tensor(scale.low, device=self.device)
+            gain = torch.tensor(scale.gain, device=self.device)
+            batch = ((batch - low) * gain).clamp_(LOWEST, HIGHEST).permute(0, 3, 1, 2)
+            net = self._net(precision)
+            out = net(batch.to(DTYPES[precision])).float().contiguous().cpu().numpy()
+        return list(out)
+
+    def _net(self, precision: str) -> nn.Module:
+        if precision not in self._nets:
+            copied = copy.deepcopy(self._nets["fp32"])
+            self._nets[precision] = copied.to(self.device, DTYPES[precision])
+        return self._nets[precision]
+
+    def default_tile(self) -> int:
+        """Side of a window: on a CPU small enough for its caches and for a quick stop."""
+        return 768 if self.device.type == "cpu" else 2048
+
+    def precision_for(self, wanted: object) -> str:
+        """The precision a job runs in: what it asks for, or the best that keeps the result here."""
+        if wanted in (None, "auto"):
+            return self.precision
+        if wanted not in DTYPES:
+            raise BadInput(f'"precision" is {wanted!r}: choose "auto", "fp32" or "bf16".')
+        return str(wanted)
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class _Convolution(nn.Conv2d):
+    """A convolution with its BatchNorm folded in."""
+
+    def __init__(self, state: dict[str, Tensor], name: str) -> None:
+        weight, bias = state[f"{name}.0.weight"], state[f"{name}.0.bias"]
+        outputs, inputs, size, _ = weight.shape
+        super().__init__(inputs, outputs, size, padding=size // 2)
+        gain = state[f"{name}.1.weight"] / torch.sqrt(state[f"{name}.1.running_var"] + 1e-5)
+        shift = state[f"{name}.1.bias"] - state[f"{name}.1.running_mean"] * gain
+        self.weight.data = weight * gain.reshape(-1, 1, 1, 1)
+        self.bias.data = bias * gain + shift  # type: ignore[union-attr]
+
+
+class _Down(nn.Module):
+    def __init__(self, state: dict[str, Tensor], name: str, *, pool: bool) -> None:
+        super().__init__()
+        self.pool = pool
+        for index in range(5):
+            self.add_module(f"conv{index}", _Convolution(state, f"{name}.conv{index}"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pool:
+            x = functional.max_pool2d(x, 2)
+        short = self.conv0(x).relu_()
+        x = self.conv2(self.conv1(x).relu_()).relu_().add_(short)
+        return self.conv4(self.conv3(x).relu_()).relu_().add_(x)
+
+
+class _Up(nn.Module):
+    def __init__(self, state: dict[str, Tensor], name: str) -> None:
+        super().__init__()
+        for part in ("conv0", "conv_skip", "conv1", "conv2", "conv3", "conv4"):
+            self.add_module(part, _Convolution(state, f"{name}.{part}"))
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        # a 1×1 convolution gives the same before and after enlarging, at a quarter of the work
+        short = _double(self.conv0(x).relu_())
+        x = self.conv1(_double(x)).relu_().add_(self.conv_skip(skip).relu_())
+        x = self.conv2(x).relu_().add_(short)
+        return self.conv4(self.conv3(x).relu_()).relu_().add_(x)
+
+
+class UNet(nn.Module):
+    """InstanSeg's U-Net for one output, built from the tensors of the published file."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("encoder."))
+        self.downs = nn.ModuleList(
+            _Down(state, f"encoder.{index}", pool=index > 0) for index in range(depth)
+        )
+        self.ups = nn.ModuleList(
+            _Up(state, f"decoders.0.decoder.{index}") for index in range(depth - 1)
+        )
+        self.outputs = nn.ModuleList(
+            _Convolution(state, f"decoders.0.final_block.{index}") for index in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for down in self.downs:
+            x = down(x)
+            skips.append(x)
+        for up, skip in zip(self.ups, skips[-2::-1], strict=True):
+            x = up(x, skip)
+        return torch.cat([output(x) for output in self.outputs], 1)
+
+
+@functools.lru_cache(maxsize=2)
+def load(path: Path) -> Network:
+    """The network of a model file, loaded once a process. Raises BadInput for another file."""
+    return Network(path)
+
+
+def warm(model: Path) -> None:
+    """Load the model and run everything once, so that the next job starts at full speed."""
+    from jobs.imaging import postprocess
+
+    network = load(model)
+    grey = np.full((256, 256, 3), 200, np.uint8)
+    scale = Normalisation((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+    logits = network.logits(grey, scale, network.precision)
+    postprocess.warm(logits, network)
+
+
+def describe_device() -> dict[str, str | int]:
+    """What the network runs on, for the manifest and the operator's page."""
+    described: dict[str, str | int] = {
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "threads": cores(),
+        "precision": _best_precision(torch.device("cpu")),
+        "device": "cpu",
+        "cpu_flags": " ".join(cpu_flags()),
+    }
+    if torch.cuda.is_available():
+        described |= {"device": torch.cuda.get_device_name(0), "precision": "bf16"}
+    return described
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_flags() -> list[str]:
+    """The instruction sets that decide how fast the network is on this CPU."""
+    wanted = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16"}
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return sorted(wanted & set(line.group(1).split())) if line else []
+
+
+def _own_threads() -> None:
+    torch.set_num_threads(cores())
+
+
+def _best_precision(device: torch.device) -> str:
+    """bf16 where the device computes it natively; it costs no accuracy (INSTANSEG.md §0)."""
+    native = device.type == "cuda" or "amx_bf16" in cpu_flags()
+    return "bf16" if native else "fp32"
+
+
+def _double(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _script(path: Path) -> torch.jit.ScriptModule:
+    try:
+        return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise BadInput(
+            f"{path} cannot be loaded as a TorchScript model: give an InstanSeg file "
+            "(instanseg.pt), or unset INSTANSEG_MODEL to use the published weights."
+        ) from error
+
+
+def _not_instanseg(path: Path, why: str) -> BadInput:
+    return BadInput(
+        f"{path} is not an InstanSeg brightfield nuclei model ({why}): give such a file, or unset "
+        "INSTANSEG_MODEL to use the published weights."
+    )
+
+
+def _settings(script: torch.jit.ScriptModule, path: Path) -> Settings:
+    try:
+        if script.cells_and_nuclei or script.dim_seeds != 1 or script.dim_coords != 2:
+            raise _not_instanseg(path, "it has more outputs than nuclei")
+        return Settings(
+            float(script.default_mask_threshold),
+            int(script.default_peak_distance),
+            float(script.default_seed_threshold),
+            float(script.default_overlap_threshold),
+            int(script.default_window_size),
+            float(script.pixel_size),
+        )
+    except AttributeError as error:
+        raise _not_instanseg(path, f"it lacks {error}") from error
+
+
+def _classifier(state: dict[str, Tensor], path: Path) -> Classifier:
+    names = [f"pixel_classifier.fc{index}" for index in (1, 2, 3)]
+    try:
+        weights = tuple(np.ascontiguousarray(state[f"{name}.weight"].numpy()) for name in names)
+        biases = tuple(np.ascontiguousarray(state[f"{name}.bias"].numpy()) for name in names)
+    except KeyError as error:
+        raise _not_instanseg(path, f"it lacks {error}") from error
+    if [weight.shape for weight in weights] != [(5, 4), (5, 5), (1, 5)]:
+        raise _not_instanseg(path, "its pixel classifier has another shape")
+    return Classifier(weights, biases)
+
+
+def _eager(state: dict[str, Tensor], path: Path) -> nn.Module:
+    inner = {name[4:]: value for name, value in state.items() if name.startswith("fcn.")}
+    try:
+        net = UNet(inner)
+    except (KeyError, ValueError, AttributeError) as error:
+        raise _not_instanseg(path, f"it lacks {error}") from error
+    if net.downs[0].conv0.in_channels != 3 or sum(o.out_channels for o in net.outputs) != LOGITS:
+        raise _not_instanseg(path, "it does not take RGB or give five planes")
+    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)

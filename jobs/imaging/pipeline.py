@@ -1,0 +1,23 @@
+"""The two jobs of the imaging library; importing this loads neither torch nor OpenSlide.
+
+Both report as they go and are stopped by what the report raises. Files appear under their names only
+when all are complete. Nothing found is a result: an empty one.
+"""
+
+from __future__ import annotations
+
+from jobs.imaging.contract import CellRequest, Outcome, Report, TissueRequest
+
+
+def find_tissue(request: TissueRequest, *, report: Report) -> Outcome:
+    """Write mask, outlines, facts and a picture of a slide's tissue. Raises BadInput."""
+    from jobs.imaging import tissue_job
+
+    return tissue_job.find_tissue(request, report=report)
+
+
+def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
+    """Segment every nucleus on a slide's tissue and write the result files. Raises BadInput."""
+    from jobs.imaging import cell_job  # torch loads here, on GPU workers only
+
+    return cell_job.segment_cells(request, report=report)

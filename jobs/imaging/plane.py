@@ -1,0 +1,190 @@
+"""One image of the slide at one fixed pixel size, whose pixels do not depend on how they are read.
+
+The model plane (DESIGN I1) and the tissue plane are both a `Plane`: the coarsest level that is not
+coarser than asked for, averaged down over squares of level pixels counted from the slide's origin.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.imaging.slide import Level, Slide
+
+SNAP = 0.01
+CHUNK = 512
+"""Side of the level squares in which coarse levels are read; see `_level_pixels`."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a plane lies on the slide. `factor`: level pixels, `scale`: level-0 pixels, a plane pixel."""
+
+    level: Level
+    factor_x: float
+    factor_y: float
+    width: int
+    height: int
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Level-0 pixels per plane pixel, by axis."""
+        return (
+            self.factor_x * self.level.downsample_x,
+            self.factor_y * self.level.downsample_y,
+        )
+
+    @property
+    def upsampled(self) -> bool:
+        """True where even level 0 is coarser than the plane."""
+        return self.factor_x < 1.0 or self.factor_y < 1.0
+
+
+def plane_geometry(slide: Slide, mpp: float, pixel_size: tuple[float, float]) -> Geometry:
+    """Where the plane of `mpp` µm pixels lies; `pixel_size` is that of level 0, by axis."""
+    level = max(
+        (one for one in slide.levels if _coarsest(one, pixel_size) <= mpp * (1 + SNAP)),
+        key=lambda one: one.downsample_x,
+        default=slide.levels[0],
+    )
+    factor_x = _snapped(mpp / (pixel_size[0] * level.downsample_x))
+    factor_y = _snapped(mpp / (pixel_size[1] * level.downsample_y))
+    return Geometry(
+        level,
+        factor_x,
+        factor_y,
+        max(1, math.floor(level.width / factor_x + 1e-6)),
+        max(1, math.floor(level.height / factor_y + 1e-6)),
+    )
+
+
+class Plane:
+    """Reads rectangles of the plane as RGB, 0-255."""
+
+    def __init__(self, slide: Slide, geometry: Geometry) -> None:
+        self.slide = slide
+        self.geometry = geometry
+        self.width, self.height = geometry.width, geometry.height
+        self._chunks: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Pixels (rows, cols, 3) of a rectangle that lies inside the plane."""
+        across = _Axis(x, width, self.geometry.factor_x, self.geometry.level.width)
+        down = _Axis(y, height, self.geometry.factor_y, self.geometry.level.height)
+        pixels = self._level_pixels(across.start, down.start, across.length, down.length)
+        if across.plain and down.plain:
+            return pixels
+        if across.whole and down.whole:
+            return _block_means(pixels, across.step, down.step)
+        rows = _resampled(pixels.astype(np.float32), down, axis=0)
+        return np.floor(_resampled(rows, across, axis=1) + 0.5).astype(np.uint8)
+
+    def _level_pixels(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Level pixels; coarse levels come from fixed squares, because OpenSlide shifts a region by
+        the fraction of a pixel its level-0 corner falls between, which differs from crop to crop."""
+        level = self.geometry.level
+        if level.index == 0:
+            return self.slide.read(0, x, y, (width, height))
+        out = np.empty((height, width, 3), np.uint8)
+        for top in range(y - y % CHUNK, y + height, CHUNK):
+            for left in range(x - x % CHUNK, x + width, CHUNK):
+                chunk = self._chunk(left, top)
+                x0, x1 = max(left, x), min(left + CHUNK, x + width)
+                y0, y1 = max(top, y), min(top + CHUNK, y + height)
+                out[y0 - y : y1 - y, x0 - x : x1 - x] = chunk[
+                    y0 - top : y1 - top, x0 - left : x1 - left
+                ]
+        return out
+
+    def _chunk(self, left: int, top: int) -> NDArray[np.uint8]:
+        with self._lock:
+            found = self._chunks.get((left, top))
+            if found is not None:
+                self._chunks.move_to_end((left, top))
+                return found
+        level = self.geometry.level
+        size = (min(CHUNK, level.width - left), min(CHUNK, level.height - top))
+        corner = (round(left * level.downsample_x), round(top * level.downsample_y))
+        chunk = self.slide.read(level.index, *corner, size)
+        with self._lock:
+            self._chunks[left, top] = chunk
+            while len(self._chunks) > 64:
+                self._chunks.popitem(last=False)
+        return chunk
+
+
+class _Axis:
+    """Which level pixels make plane pixels `start … start + count`, and with which weights."""
+
+    def __init__(self, start: int, count: int, factor: float, level_size: int) -> None:
+        self.first, self.count, self.factor, self.level_size = start, count, factor, level_size
+        self.whole = factor.is_integer()
+        self.step = int(factor)
+        self.plain = self.whole and self.step == 1
+        low = start * factor
+        high = (start + count) * factor
+        margin = 1 if factor < 1 else 0
+        self.start = max(0, math.floor(low + 1e-9) - margin)
+        self.length = min(level_size, math.ceil(high - 1e-9) + margin) - self.start
+
+    def taps(self) -> list[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """(index, weight) per tap, from absolute indices: the same in every crop."""
+        position = np.arange(self.first, self.first + self.count, dtype=np.float64)
+        if self.factor < 1:
+            return self._linear((position + 0.5) * self.factor - 0.5)
+        low, high = position * self.factor, (position + 1) * self.factor
+        base = np.floor(low)
+        taps = []
+        for tap in range(math.ceil(self.factor) + 1):
+            left = base + tap
+            weight = np.clip(np.minimum(left + 1, high) - np.maximum(left, low), 0, None)
+            taps.append(self._tap(left, weight / self.factor))
+        return taps
+
+    def _linear(
+        self, centre: NDArray[np.float64]
+    ) -> list[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        base = np.floor(centre)
+        return [self._tap(base, 1 - (centre - base)), self._tap(base + 1, centre - base)]
+
+    def _tap(
+        self, index: NDArray[np.float64], weight: NDArray[np.float64]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        inside = np.clip(index, 0, self.level_size - 1).astype(np.intp) - self.start
+        return np.clip(inside, 0, self.length - 1), weight.astype(np.float32)
+
+
+def _coarsest(level: Level, pixel_size: tuple[float, float]) -> float:
+    return max(pixel_size[0] * level.downsample_x, pixel_size[1] * level.downsample_y)
+
+
+def _snapped(factor: float) -> float:
+    nearest = round(factor)
+    return float(nearest) if nearest >= 1 and abs(factor - nearest) <= SNAP * nearest else factor
+
+
+def _block_means(pixels: NDArray[np.uint8], across: int, down: int) -> NDArray[np.uint8]:
+    rows, cols = pixels.shape[0] // down, pixels.shape[1] // across
+    total = np.zeros((rows, cols, 3), np.uint32)
+    for row in range(down):
+        for col in range(across):
+            total += pixels[row : rows * down : down, col : cols * across : across]
+    count = across * down
+    return ((total + count // 2) // count).astype(np.uint8)
+
+
+def _resampled(pixels: NDArray[np.float32], axis_of: _Axis, *, axis: int) -> NDArray[np.float32]:
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    parts = (
+        np.take(pixels, index, axis=axis) * weight.reshape(shape)
+        for index, weight in axis_of.taps()
+    )
+    return functools.reduce(np.add, parts)

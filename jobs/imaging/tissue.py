@@ -1,0 +1,113 @@
+"""Where the tissue is: a mask of the whole slide at about 8 µm per pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from jobs.imaging.plane import Geometry, Plane
+from jobs.imaging.tiling import Rect
+
+MPP = 8.0
+METHOD = "distance from glass, Otsu bounded, v1"
+SMALLEST_UM2 = 4_000.0
+"""Islands below this are dust; a tissue fragment of 70 µm is kept."""
+
+FAINTEST, STRONGEST = 12.0, 28.0
+"""Bounds of the threshold, in grey values below the glass. The noise and shading of bare glass stay
+under the first; pale stroma lies above the second even where Otsu would split dark from pale."""
+
+MARGIN_UM = 40.0
+"""How far beyond the mask nuclei are looked for: they overhang edges that 8 µm pixels blur."""
+
+READ = 2048
+"""Level pixels, by side, of one read."""
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """The mask and how it was found. `scale`: level-0 pixels per mask pixel, by axis."""
+
+    mask: NDArray[np.bool_]
+    scale: tuple[float, float]
+    threshold: float
+    method: str = METHOD
+
+    @property
+    def fraction(self) -> float:
+        return float(self.mask.mean())
+
+
+def thumbnail(plane: Plane, tick: Callable[[int, int], None]) -> NDArray[np.uint8]:
+    """The whole plane as one picture, read in parts; `tick(done, total)` after each."""
+    parts = list(_parts(plane.geometry))
+    picture = np.empty((plane.height, plane.width, 3), np.uint8)
+    whole = Rect(0, 0, plane.width, plane.height)
+    for done, part in enumerate(parts):
+        tick(done, len(parts))
+        picture[part.slices(whole)] = plane.read(*part)
+    tick(len(parts), len(parts))
+    return picture
+
+
+def find_tissue(
+    picture: NDArray[np.uint8], scale: tuple[float, float], *, mpp: float, smallest_um2: float
+) -> Tissue:
+    """Mark tissue on a picture of the slide at `mpp` µm per pixel; all glass gives an empty mask."""
+    strength = _below_glass(picture)
+    threshold = _threshold(strength)
+    mask = strength > threshold
+    smallest = max(1, round(smallest_um2 / mpp**2))
+    mask = _without_islands(mask, smallest)
+    mask = ~_without_islands(~mask, smallest)
+    return Tissue(mask, scale, threshold)
+
+
+def widened(mask: NDArray[np.bool_], *, mpp: float) -> NDArray[np.bool_]:
+    """The mask and the margin round it in which nuclei are still looked for."""
+    if not mask.any():
+        return mask
+    distance = ndimage.distance_transform_edt(~mask)
+    return np.asarray(distance <= MARGIN_UM / mpp)
+
+
+def _below_glass(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How much darker or more coloured than bare glass each pixel is, lightly smoothed."""
+    pixels = picture.reshape(-1, 3)
+    seen = pixels[(pixels != 255).any(axis=1)]  # pure white: the scanner saw nothing there
+    if len(seen) < len(pixels) // 100 or not len(seen):
+        seen = pixels
+    glass = np.clip(np.percentile(seen, 99, axis=0), 190, 255).astype(np.float32)
+    strength = (glass - picture).max(axis=2)
+    return np.asarray(ndimage.median_filter(strength, size=3, mode="nearest"))
+
+
+def _threshold(strength: NDArray[np.float32]) -> float:
+    if float(strength.max()) <= FAINTEST:
+        return FAINTEST
+    return float(np.clip(threshold_otsu(strength), FAINTEST, STRONGEST))
+
+
+def _without_islands(mask: NDArray[np.bool_], smallest: int) -> NDArray[np.bool_]:
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    if not count:
+        return mask
+    keep = np.bincount(labels.ravel()) >= smallest
+    keep[0] = False
+    return np.asarray(keep[labels])
+
+
+def _parts(geometry: Geometry) -> list[Rect]:
+    step_x = max(1, int(READ / geometry.factor_x))
+    step_y = max(1, int(READ / geometry.factor_y))
+    whole = Rect(0, 0, geometry.width, geometry.height)
+    return [
+        Rect(x, y, step_x, step_y).clipped(whole)
+        for y in range(0, geometry.height, step_y)
+        for x in range(0, geometry.width, step_x)
+    ]

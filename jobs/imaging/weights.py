@@ -1,0 +1,94 @@
+"""Where the InstanSeg weights are; never loads them, never downloads, never takes another model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+MODEL = "brightfield_nuclei"
+PUBLISHED_VERSION = "0.1.1"
+PUBLISHED_SHA256 = "0c724da169d507d8dd2e206ad3675a0b1566824eee6e20ad9a0ba916311d9dd0"
+FILE = "instanseg.pt"
+
+
+class MissingWeights(Exception):
+    """No model file was found; the message says how to get one."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A TorchScript file and where it was found."""
+
+    path: Path
+    name: str
+    version: str
+    sha256: str
+    source: str
+
+
+def find_weights(
+    cache: Path, *, explicit: Path | None = None, instanseg: Path | None = None
+) -> Weights:
+    """The weights that a job will use: `explicit`, else InstanSeg's own folder, else `cache`.
+
+    instanseg   that folder, where INSTANSEG_BIOIMAGEIO_PATH moves it out of InstanSeg's package
+    """
+    if explicit is not None:
+        if not explicit.is_file():
+            raise MissingWeights(
+                f"INSTANSEG_MODEL names {explicit}, which is not a file. Give the path of an "
+                "InstanSeg TorchScript file (instanseg.pt), or unset it to use the published one."
+            )
+        return _described(explicit, "INSTANSEG_MODEL")
+    for root, source in _roots(cache, instanseg):
+        found = _newest(root / MODEL)
+        if found is not None:
+            return _described(found, source)
+    raise MissingWeights(
+        f"No weights for {MODEL}: looked in {cache / 'models'} and in InstanSeg's own folder. "
+        "Run bin/demo or bin/serve once with network access, which fetches the published weights, "
+        "or set INSTANSEG_MODEL to an InstanSeg TorchScript file."
+    )
+
+
+def _roots(cache: Path, instanseg: Path | None) -> list[tuple[Path, str]]:
+    own = instanseg or _package_folder()
+    roots = [(own, "InstanSeg's own folder")] if own is not None else []
+    return [*roots, (cache / "models", "cache")]
+
+
+def _package_folder() -> Path | None:
+    """InstanSeg's default download folder, without importing the package (which loads torch)."""
+    spec = importlib.util.find_spec("instanseg")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / "bioimageio_models"
+
+
+def _newest(folder: Path) -> Path | None:
+    files = [*folder.glob(f"*/{FILE}")]
+    return max(files, key=lambda file: _version_key(file.parent.name)) if files else None
+
+
+def _version_key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
+
+
+def _described(path: Path, source: str) -> Weights:
+    path = path.resolve()
+    status = path.stat()
+    sha256 = _sha256(path, status.st_mtime_ns, status.st_size)
+    version = path.parent.name if path.parent.parent.name == MODEL else "custom"
+    name = MODEL if version != "custom" else path.stem
+    if sha256 == PUBLISHED_SHA256:
+        name, version = MODEL, PUBLISHED_VERSION
+    return Weights(path, name, version, sha256, source)
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, _mtime_ns: int, _size: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
