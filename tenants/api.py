@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, cast
 
+from django.urls import URLPattern, path
 from rest_framework.exceptions import NotFound
 from rest_framework.viewsets import GenericViewSet
 
@@ -54,3 +55,8 @@ def uuid_or_404(text: object) -> uuid.UUID:
         return uuid.UUID(str(text))
     except ValueError:
         raise NotFound(NOTHING_HERE) from None
+
+
+def either(route: str, view: Any, *, name: str = "") -> list[URLPattern]:
+    """The addresses `route` and `route/` of one view; links use the first."""
+    return [path(route, view, name=name or None), path(f"{route}/", view)]

@@ -83,9 +83,7 @@ def by_session(user: User | AnonymousUser | None, session: Mapping[str, Any]) ->
     if user is None or not isinstance(user, User) or not user.is_active:
         raise NotIdentified(how_to_identify())
     chosen = session.get(SESSION_KEY)
-    memberships = list(
-        Membership.objects.filter(user=user).select_related("tenant").order_by("pk")
-    )
+    memberships = list(Membership.objects.filter(user=user).select_related("tenant").order_by("pk"))
     for membership in memberships:
         if membership.tenant.key == chosen:
             return Identity(membership.tenant, membership.role, user)

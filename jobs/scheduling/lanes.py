@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, Subquery
 from django.utils import timezone
 
@@ -64,6 +64,14 @@ def line_up(tenant_id: int) -> None:
     Tenant.objects.filter(~Exists(holds), Exists(ready), pk=tenant_id, waiting_since=None).update(
         waiting_since=timezone.now()
     )
+
+
+def set_paused(lane: Branch, paused: bool) -> None:
+    """Pause or resume a lane. Its head stays its head; nothing new of it starts while paused."""
+    with transaction.atomic():
+        Tenant.objects.select_for_update().get(pk=lane.tenant_id)
+        Branch.objects.across_tenants("one lane by id").filter(pk=lane.pk).update(paused=paused)
+        raise_heads(lane.tenant_id, [lane.pk])
 
 
 def release_dependents(job: Job) -> set[int]:
