@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from django.core.exceptions import ObjectDoesNotExist
 
@@ -56,7 +57,7 @@ def artifact_shape(job: Job, artifact: Artifact) -> dict[str, Any]:
         "kind": artifact.kind,
         "size": artifact.size,
         "sha256": artifact.sha256,
-        "url": f"/api/jobs/{job.uuid}/artifacts/{artifact.name}",
+        "url": f"/api/jobs/{job.uuid}/artifacts/{quote(artifact.name)}",
     }
 
 

@@ -125,6 +125,7 @@ DATABASES = {"default": environment.database(env, LABSCHED_DATA)}
 
 # --- Redis: RQ's wire, the channel layer, wake-ups ---------------------------------------
 REDIS_URL = environment.redis_url(env, LABSCHED_DATA)
+REDIS_EMBEDDED = not env("REDIS_URL", default="")  # `manage.py dev` starts one of its own
 QUEUES = ("cpu", "gpu")
 RQ_QUEUES = {
     name: {"URL": REDIS_URL, "DEFAULT_TIMEOUT": -1, "SERIALIZER": "rq.serializers.JSONSerializer"}
@@ -153,12 +154,14 @@ REST_FRAMEWORK = {
         "tenants.authentication.TenantSessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["tenants.permissions.HasTenant"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["labsched.rest.BoundedJSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "labsched.rest.AlwaysJSON",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_PAGINATION_CLASS": "workflows.paging.NewestFirst",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
-    "EXCEPTION_HANDLER": "rest_framework.views.exception_handler",
+    "PAGE_SIZE": 50,
+    "EXCEPTION_HANDLER": "labsched.rest.answer_error",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 SPECTACULAR_SETTINGS = {
@@ -166,6 +169,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "A branch-aware, multi-tenant scheduler for whole-slide image inference.",
     "VERSION": "0.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
+    "PREPROCESSING_HOOKS": ["labsched.rest.public_endpoints"],
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_AUTHENTICATION": [],
     "SWAGGER_UI_DIST": "SIDECAR",

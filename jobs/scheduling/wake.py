@@ -8,6 +8,8 @@ from functools import cache
 
 import redis
 from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 KEY = "labsched:wake"
 SOCKET_TIMEOUT_S = 5.0  # above the longest sweep, because the wait blocks on the socket
@@ -18,7 +20,10 @@ log = logging.getLogger(__name__)
 def client() -> redis.Redis:
     """The process's own connection pool; short timeouts, so that a dead Redis delays nobody."""
     return redis.Redis.from_url(
-        settings.REDIS_URL, socket_connect_timeout=1, socket_timeout=SOCKET_TIMEOUT_S
+        settings.REDIS_URL,
+        socket_connect_timeout=1,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),  # the default tries a refused command for 8 s
     )
 
 
