@@ -1,0 +1,160 @@
+"""The files of one attempt: where it may write, how they get into the storage, how they go again.
+
+Only Artifact rows make a file readable, so files without rows may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from django.core.files import File
+from django.core.files.storage import FileSystemStorage, default_storage
+
+from jobs.imaging.contract import ArtifactFile, Outcome
+from jobs.models import Artifact, Job
+from jobs.services import StoredArtifact
+
+BLOCK = 1 << 20
+log = logging.getLogger(__name__)
+
+
+def attempt_folder(job: Job, attempt: int) -> str:
+    """The folder of an attempt in the storage: ids of rows only, never names."""
+    return f"results/{job.tenant_id}/{job.workflow_id}/{job.uuid}/a{attempt}"
+
+
+def local_folder(folder: str) -> Path | None:
+    """The same on this machine's disk; None where the storage is elsewhere."""
+    if isinstance(default_storage, FileSystemStorage):
+        return Path(default_storage.path(folder))
+    return None
+
+
+@contextlib.contextmanager
+def desk_of(job: Job) -> Iterator[Desk]:
+    """A desk for this attempt. What it did not publish is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="labsched-", ignore_cleanup_errors=True) as scratch:
+        desk = Desk(job, Path(scratch))
+        try:
+            yield desk
+        finally:
+            if not desk.published:
+                discard_attempt(job.pk, desk.attempt)
+
+
+class Desk:
+    """Where one attempt writes. On a file system `out` is already the final place."""
+
+    def __init__(self, job: Job, scratch: Path) -> None:
+        self.job = job
+        self.attempt = job.attempt
+        self.folder = attempt_folder(job, job.attempt)
+        self.in_place = local_folder(self.folder)
+        self.out = self.in_place or scratch / "out"
+        self.inputs = scratch / "in"
+        self.published = False
+
+    def store(self, outcome: Outcome, *, beat: Callable[[], None]) -> list[StoredArtifact]:
+        """Put the files of `outcome` into the storage, and drop what else the folder holds."""
+        stored = [
+            self._put(file, main=file.name == outcome.main, beat=beat) for file in outcome.artifacts
+        ]
+        if self.in_place is not None and self.out.is_dir():
+            self._drop_all_but({file.path.name for file in outcome.artifacts})
+        return stored
+
+    def _put(self, file: ArtifactFile, *, main: bool, beat: Callable[[], None]) -> StoredArtifact:
+        path = f"{self.folder}/{file.path.name}"
+        size, sha256 = measure(file.path, beat)
+        if self.in_place is None:
+            with file.path.open("rb") as stream:
+                path = default_storage.save(path, File(stream))
+        elif file.path.parent != self.in_place:
+            shutil.copyfile(file.path, self.in_place / file.path.name)
+        beat()
+        return StoredArtifact(
+            name=file.name, kind=file.kind, path=path, size=size, sha256=sha256, main=main
+        )
+
+    def _drop_all_but(self, kept: set[str]) -> None:
+        for entry in self.out.iterdir():
+            if entry.name not in kept:
+                _remove(entry)
+
+    def fetch(self, artifact: Artifact) -> Path:
+        """A local file with the bytes of an earlier job's artifact."""
+        if self.in_place is not None:
+            return Path(default_storage.path(artifact.path))
+        target = self.inputs / f"{artifact.pk}-{Path(artifact.path).name}"
+        target.parent.mkdir(exist_ok=True)
+        with default_storage.open(artifact.path, "rb") as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink, BLOCK)
+        return target
+
+
+def measure(path: Path, beat: Callable[[], None]) -> tuple[int, str]:
+    """Size and sha256 of a file, read in blocks with a sign of life for each."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+            beat()
+    return size, digest.hexdigest()
+
+
+def upstream_artifacts(job: Job) -> list[Artifact]:
+    """What the upstream jobs on the same slide left, the latest job last."""
+    rows = Artifact.objects.for_tenant(job.tenant).filter(
+        job__edges_down__downstream=job, job__slide=job.slide_id
+    )
+    return list(rows.select_related("job").order_by("job__sequence", "name"))
+
+
+def discard_attempt(job_pk: int, attempt: int) -> None:
+    """Remove the files of an attempt, unless rows name them: then it was published after all."""
+    job = Job.objects.across_tenants("a worker clears what it left").filter(pk=job_pk).first()
+    if job is None:
+        return
+    folder = attempt_folder(job, attempt)
+    local = local_folder(folder)
+    if local is not None and not local.exists():
+        return
+    if Artifact.objects.for_tenant(job.tenant).filter(job=job, attempt=attempt).exists():
+        return
+    if local is not None:
+        _remove(local)
+        _prune(local.parent, levels=2)
+    else:
+        _remove_stored(folder)
+
+
+def _prune(folder: Path, *, levels: int) -> None:
+    """Remove folders that became empty, upwards."""
+    with contextlib.suppress(OSError):  # not empty, or another worker was faster
+        for each in [folder, *folder.parents][:levels]:
+            each.rmdir()
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
+
+
+def _remove_stored(folder: str) -> None:
+    try:
+        names = default_storage.listdir(folder)[1]
+    except (OSError, NotImplementedError) as error:
+        log.debug("nothing to clear in %s: %s", folder, error)
+        return
+    for name in names:
+        default_storage.delete(f"{folder}/{name}")

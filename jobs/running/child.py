@@ -1,0 +1,119 @@
+"""The long-lived child of a worker: loads the model once, then runs one job after another.
+
+It is spawned, never forked (CUDA does not survive a fork), and never outlives its parent.
+Nothing here imports Django before `django.setup()`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from ctypes import c_double
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+log = logging.getLogger(__name__)
+
+# What the child says. READY and COLD come once, STARTED and DONE for every job.
+READY, COLD, STARTED, DONE = "ready", "cold", "started", "done"
+Said = tuple[str, Any]
+
+
+@dataclass(frozen=True)
+class Station:
+    """The child's side of its worker: who it works for, and how it shows that it lives."""
+
+    worker: str
+    pipe: Connection
+    heart: c_double
+
+    def beat(self) -> None:
+        """Note that work goes on now; the parent kills a child that stops doing so."""
+        self.heart.value = time.monotonic()
+
+    def say(self, kind: str, content: Any = None) -> None:
+        self.pipe.send((kind, content))
+
+
+def main(worker: str, queue_name: str, parent: int, pipe: Connection, heart: c_double) -> None:
+    """Serve the parent until it goes away or asks for no more."""
+    _settle_in(parent)
+    station = Station(worker, pipe, heart)
+    orders = _listen(pipe)
+    import django
+
+    django.setup()
+    if (device := _warm_up(queue_name, station)) is None:
+        return
+    station.beat()
+    station.say(READY, device)
+    _serve(orders, station)
+
+
+def _settle_in(parent: int) -> None:
+    """A process group of its own, signals left to the parent, death together with it."""
+    os.setpgid(0, 0)
+    # handlers, not SIG_IGN: programs started from here must not inherit deafness
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)  # it died before the line above
+
+
+def _listen(pipe: Connection) -> queue.SimpleQueue[tuple[int, int]]:
+    """Orders as they come. The end of the pipe is the end of the parent, and of this group."""
+    orders: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            while True:
+                orders.put(pipe.recv())
+        except (EOFError, OSError):
+            os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=read, name="orders", daemon=True).start()
+    return orders
+
+
+def _warm_up(queue_name: str, station: Station) -> str | None:
+    """Load what jobs of this queue need. The device, or None after saying why it can not be."""
+    from jobs.running import warmth
+
+    try:
+        return warmth.warm_up(queue_name)
+    except Exception as error:
+        reason = warmth.why_cold(error)
+        log.warning("the worker can not warm up: %s", reason)
+        station.say(COLD, reason)
+        return None
+
+
+def _serve(orders: queue.SimpleQueue[tuple[int, int]], station: Station) -> None:
+    from django.db import close_old_connections
+
+    from jobs.running import tasks
+
+    for job_pk, attempt in _each(orders):
+        station.beat()
+        close_old_connections()
+        healthy = tasks.run_attempt(job_pk, attempt, station)
+        close_old_connections()
+        station.say(DONE, healthy)
+        if not healthy:
+            return  # memory ran out here once; the next job gets a fresh process
+
+
+def _each(orders: queue.SimpleQueue[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    while True:
+        yield orders.get()

@@ -1,0 +1,246 @@
+"""How far a job is: from the one callback of its body to the row, the live feed and the stop.
+
+The body only notes where it is. A thread writes the row once a second and looks for a reason to
+stop, so a slow database never holds up the work; another one feeds the live progress, so that a
+Redis that hangs delays neither.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Self
+
+from django.db import DatabaseError, InterfaceError, close_old_connections, connection
+from django.db.models import F
+from django.db.models.functions import Greatest
+from django.utils import timezone
+
+from jobs.models import Job, JobProgress
+from jobs.running.persist import reconnect
+from jobs.signals import job_progressed
+from jobs.states import JobState
+from jobs.types.base import JobType
+
+FIRST_ROW_S = 0.25  # shorter jobs write no row: their end says it all
+ROW_S = 1.0
+FIRST_TICK_S = 0.05
+TICK_S = 0.25
+log = logging.getLogger(__name__)
+
+
+class StopReason(StrEnum):
+    """Why the body of a job is to stop."""
+
+    CANCELLED = "cancelled"
+    FENCED = "fenced"
+
+
+class Stopped(BaseException):
+    """The job must stop now. Not an Exception: no library may swallow it."""
+
+    def __init__(self, why: StopReason) -> None:
+        super().__init__(why.value)
+        self.why = why
+
+
+class Course:
+    """Overall progress over the phases of a type: a weighted mean that never falls."""
+
+    def __init__(
+        self, phases: Sequence[str], weights: Mapping[str, float], *, floor: float = 0.0
+    ) -> None:
+        total = sum(weights.get(phase, 1.0) for phase in phases) or 1.0
+        self._start: dict[str, float] = {}
+        self._share = {phase: weights.get(phase, 1.0) / total for phase in phases}
+        before = 0.0
+        for phase in phases:
+            self._start[phase] = before
+            before += self._share[phase]
+        self.main = max(phases, key=lambda phase: self._share[phase], default="")
+        self.overall = floor
+
+    def reach(self, phase: str, done: int, total: int) -> float:
+        """Note that `done` of `total` of a phase are over. Returns the whole, 0-1."""
+        part = min(1.0, max(0.0, done / total)) if total > 0 else 0.0
+        here = self._start.get(phase, 0.0) + self._share.get(phase, 0.0) * part
+        self.overall = max(self.overall, min(1.0, here))
+        return self.overall
+
+
+class PhaseClock:
+    """Seconds spent in each phase, in the order of their first report."""
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._phase = ""
+        self._seconds: dict[str, float] = {}
+
+    def enter(self, phase: str, now: float) -> None:
+        """The time since the last call belongs to the phase that was under way."""
+        known = self._phase or phase
+        self._seconds[known] = self._seconds.get(known, 0.0) + now - self._since
+        self._seconds.setdefault(phase, 0.0)
+        self._phase, self._since = phase, now
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "seconds": round(seconds, 3)} for name, seconds in self._seconds.items()
+        ]
+
+
+class Reporter:
+    """The callback that the body of a job is given: `report(phase, done, total)`."""
+
+    def __init__(self, job: Job, kind: JobType, *, beat: Callable[[], None]) -> None:
+        self.job = job
+        self.attempt = job.attempt
+        self._beat = beat
+        self._course = Course(kind.phases, kind.phase_weights, floor=_progress_so_far(job))
+        self._clock = PhaseClock(time.monotonic())
+        self._state: dict[str, Any] = {"phase": "", "tiles_done": 0, "tiles_total": 0}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._news = threading.Event()
+        self._stop: StopReason | None = None
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._start(self._keep_row)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closed.set()
+        self._news.set()
+        for thread in self._threads:
+            thread.join(5)
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Note where the body is. Raises Stopped when it must end."""
+        self._beat()
+        with self._lock:
+            self._course.reach(phase, done, total)
+            self._clock.enter(phase, time.monotonic())
+            self._state["phase"] = phase
+            if phase == self._course.main:
+                self._state.update(tiles_done=max(0, done), tiles_total=max(0, total))
+            if len(self._threads) < 2:  # the first word of this body
+                self._start(self._feed)
+        self._news.set()
+        self.check()
+
+    def check(self) -> None:
+        """Raise Stopped when a cancel was asked for or another attempt has the job."""
+        if self._stop is not None:
+            raise Stopped(self._stop)
+
+    def alive(self) -> None:
+        """Work goes on, though no further. Raises Stopped when the job must end."""
+        self._beat()
+        self.check()
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    # --- the row, and the stop -----------------------------------------------------------
+
+    def _keep_row(self) -> None:
+        if self._closed.wait(FIRST_ROW_S):
+            return
+        try:
+            while True:
+                self._look_and_write()
+                if self._closed.wait(ROW_S):
+                    self._look_and_write()
+                    return
+        finally:
+            connection.close()
+
+    def _look_and_write(self) -> None:
+        try:
+            close_old_connections()
+            self._look()
+            self._write()
+        except (DatabaseError, InterfaceError) as error:
+            log.warning("%s: progress is not written, the database says %s", self.job, error)
+            reconnect()
+
+    def _look(self) -> None:
+        rows = Job.objects.across_tenants("a worker looks at its own job").filter(pk=self.job.pk)
+        row = rows.values_list("attempt", "state", "cancel_requested_at").first()
+        if row is None or row[0] != self.attempt or row[1] != JobState.RUNNING.value:
+            self._stop = StopReason.FENCED
+        elif row[2] is not None:
+            self._stop = StopReason.CANCELLED
+
+    def _write(self) -> None:
+        """Write the row unless a later attempt has one already."""
+        values = self._snapshot()
+        whole = values.pop("progress")
+        rows = JobProgress.objects.across_tenants("a worker writes its own job's row")
+        mine = rows.filter(job=self.job.pk, attempt__lte=self.attempt)
+        written = mine.update(
+            **values,
+            attempt=self.attempt,
+            progress=Greatest(F("progress"), whole),
+            updated_at=timezone.now(),
+        )
+        if not written and not rows.filter(job=self.job.pk).exists():
+            JobProgress.objects.create(
+                job=self.job,
+                tenant_id=self.job.tenant_id,
+                attempt=self.attempt,
+                progress=whole,
+                **values,
+            )
+
+    def _snapshot(self) -> dict[str, Any]:
+        with self._lock:
+            return {**self._state, "phases": self._clock.rows(), "progress": self._course.overall}
+
+    # --- the live feed -------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        """Send the latest tick, at most four a second."""
+        pause_s = FIRST_TICK_S
+        while not self._closed.wait(pause_s):
+            self._news.wait()
+            self._news.clear()
+            if self._closed.is_set():
+                return
+            self._send()
+            pause_s = TICK_S
+
+    def _send(self) -> None:
+        values = self._snapshot()
+        job = self.job
+        data = {
+            "id": str(job.uuid),
+            "job_id": job.key,
+            "workflow_id": str(job.workflow_id),
+            "attempt": self.attempt,
+            **values,
+            "progress": round(values["progress"], 4),
+        }
+        job_progressed.send_robust(
+            sender=None, tenant_id=job.tenant_id, workflow_id=job.workflow_id, data=data
+        )
+
+
+def _progress_so_far(job: Job) -> float:
+    """What earlier attempts reached: progress never falls within a job."""
+    if job.attempt <= 1:
+        return 0.0
+    rows = JobProgress.objects.for_tenant(job.tenant).filter(job=job.pk)
+    return float(rows.values_list("progress", flat=True).first() or 0.0)

@@ -1,0 +1,30 @@
+"""What a worker loads before it takes a job: the model on a `gpu` worker, little on a `cpu` one."""
+
+from __future__ import annotations
+
+from jobs.imaging.weights import MissingWeights
+from jobs.running import endings
+
+
+def warm_up(queue_name: str) -> str:
+    """Load for `queue_name` and keep it for the process. Returns the device in words."""
+    from jobs import types
+
+    types.names()  # the first job must not wait for imports
+    if queue_name != "gpu":
+        return "CPU"
+    from jobs.types.cell_segmentation import weights
+
+    found = weights()
+    from jobs.imaging import network  # torch loads here, on workers of this queue alone
+
+    network.warm(found.path)
+    return str(network.describe_device()["device"])
+
+
+def why_cold(error: Exception) -> str:
+    """A sentence for the operator: what keeps this worker from taking jobs."""
+    if isinstance(error, MissingWeights):
+        return str(error)
+    _, sentence = endings.of_error(error)
+    return f"The model could not be loaded. {sentence}"

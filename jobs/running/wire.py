@@ -1,0 +1,157 @@
+"""What RQ's pages are shown, and the blocking pop. Redis may be away at any moment: only the pop says so.
+
+RQ keeps no record that matters: retries, time-outs and recovery rest on the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import redis
+from django.conf import settings
+from django_rq import get_queue
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq import Queue, worker_registration
+from rq.executions import Execution, ExecutionRegistry
+from rq.job import Job as Message
+from rq.utils import now, utcformat
+
+POP_S = 5  # one wait of an idle worker; also its sign of life to RQ's pages
+ANSWER_S = 2.0  # a Redis that does not answer in time must not hold up a worker
+SHOWN_S = 60  # how long a worker or a running job stays on RQ's pages without a sign of life
+RUNNING_SIGN_S = 20.0
+log = logging.getLogger(__name__)
+
+
+def connect(*, answer_s: float) -> redis.Redis:
+    """A client that fails at once instead of retrying: its callers know when to try again."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_connect_timeout=ANSWER_S,
+        socket_timeout=answer_s,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+class Wire:
+    """One worker's side of RQ: pops its queue, and shows itself and its job on RQ's pages."""
+
+    def __init__(
+        self, worker: str, queue_name: str, *, hash_key: str, about: dict[str, str]
+    ) -> None:
+        self.worker = worker
+        self.hash_key = hash_key
+        self.about = about
+        self._popping = connect(answer_s=POP_S + ANSWER_S)
+        self._showing = connect(answer_s=ANSWER_S)
+        self.queue: Queue = get_queue(queue_name, connection=self._showing)
+        self._message: Message | None = None
+        self._execution: Execution | None = None
+        self._sign_due = 0.0
+
+    @property
+    def connection(self) -> redis.Redis:
+        """The client for short commands."""
+        return self._showing
+
+    def pop(self) -> tuple[int, int] | None:
+        """The next (job pk, attempt), None when none came in POP_S. Raises RedisError."""
+        self._sign_of_life(self._showing)
+        raw = self._popping.blmove(
+            self.queue.key, self.queue.intermediate_queue_key, POP_S, "LEFT", "RIGHT"
+        )
+        return self._read(raw.decode()) if isinstance(raw, bytes) else None
+
+    def _read(self, message_id: str) -> tuple[int, int] | None:
+        """What a message asks for. One that is gone or unreadable is dropped: the sweep sends anew."""
+        try:
+            message = Message.fetch(
+                message_id, connection=self._showing, serializer=self.queue.serializer
+            )
+            job_pk, attempt = (int(value) for value in message.args)
+        except redis.RedisError:
+            raise
+        except Exception as error:  # RQ raises many kinds for a message that is not ours
+            log.warning("%s dropped the message %r: %s", self.worker, message_id, error)
+            self._showing.lrem(self.queue.intermediate_queue_key, 1, message_id)
+            return None
+        self._message = message
+        return job_pk, attempt
+
+    # --- shown on RQ's pages; never raises -----------------------------------------------
+
+    def show_running(self) -> None:
+        """Show the popped job as this worker's."""
+        self._show(self._put_running)
+
+    def show_still_running(self) -> None:
+        """Keep a long job and its worker on the pages."""
+        if time.monotonic() >= self._sign_due:
+            self._show(self._put_still_running)
+
+    def show_over(self) -> None:
+        """Take the job off the wire: what became of it is in the database."""
+        self._show(self._put_over)
+
+    def show_gone(self) -> None:
+        """Take the worker off the pages."""
+        self._show(self._put_gone)
+
+    def _show(self, put: Callable[[redis.client.Pipeline], None]) -> None:
+        try:
+            with self._showing.pipeline(transaction=False) as pipe:
+                put(pipe)
+                pipe.execute()
+        except redis.RedisError as error:
+            log.warning("%s could not tell RQ's pages: %s", self.worker, error)
+
+    def _put_running(self, pipe: redis.client.Pipeline) -> None:
+        message = self._message
+        if message is None:
+            return
+        pipe.lrem(self.queue.intermediate_queue_key, 1, message.id)
+        self._execution = Execution.create(message, SHOWN_S, pipeline=pipe, worker_name=self.worker)
+        message.prepare_for_execution(self.worker, pipeline=pipe)
+        pipe.expire(message.key, SHOWN_S)  # a worker that dies leaves nothing behind for ever
+        pipe.hset(self.hash_key, mapping={"state": "busy", "current_job": message.id})
+        self._sign_due = time.monotonic() + RUNNING_SIGN_S
+
+    def _put_still_running(self, pipe: redis.client.Pipeline) -> None:
+        self._sign_due = time.monotonic() + RUNNING_SIGN_S
+        self._put_sign_of_life(pipe)
+        if self._message is not None and self._execution is not None:
+            registry = self._message.started_job_registry
+            self._execution.heartbeat(registry, SHOWN_S, pipeline=pipe)
+            pipe.expire(self._message.key, SHOWN_S)
+
+    def _put_over(self, pipe: redis.client.Pipeline) -> None:
+        message, self._message = self._message, None
+        if message is None:
+            return
+        pipe.lrem(self.queue.intermediate_queue_key, 1, message.id)
+        if self._execution is not None:
+            self._execution.delete(job=message, pipeline=pipe)
+        pipe.delete(message.key, ExecutionRegistry.key_template.format(message.id))
+        pipe.hset(self.hash_key, "state", "idle")
+        pipe.hdel(self.hash_key, "current_job")
+        self._execution = None
+
+    def _put_gone(self, pipe: redis.client.Pipeline) -> None:
+        pipe.srem(worker_registration.REDIS_WORKER_KEYS, self.hash_key)
+        pipe.srem(worker_registration.WORKERS_BY_QUEUE_KEY % self.queue.name, self.hash_key)
+        pipe.delete(self.hash_key)
+
+    def _sign_of_life(self, client: redis.Redis) -> None:
+        with client.pipeline(transaction=False) as pipe:
+            self._put_sign_of_life(pipe)
+            pipe.execute()
+
+    def _put_sign_of_life(self, pipe: redis.client.Pipeline) -> None:
+        """The whole registration each time: a Redis that was emptied shows the worker again."""
+        pipe.hset(self.hash_key, mapping={**self.about, "last_heartbeat": utcformat(now())})
+        pipe.expire(self.hash_key, SHOWN_S)
+        pipe.sadd(worker_registration.REDIS_WORKER_KEYS, self.hash_key)
+        pipe.sadd(worker_registration.WORKERS_BY_QUEUE_KEY % self.queue.name, self.hash_key)

@@ -1,0 +1,300 @@
+"""An RQ worker whose work-horse is one long-lived spawned child.
+
+This process pops messages, keeps row and lease (in a thread), watches the child and ends it when
+it must. It runs no job itself and never loads torch. RQ's own time-outs, retries and recovery are
+not used: the database is the record.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import replace
+from typing import Any
+
+import redis
+from django.conf import settings
+from rq import Worker
+from rq.utils import now, utcformat
+from rq.version import VERSION
+
+from jobs.running import endings, verdicts
+from jobs.running.child import DONE, READY, STARTED, Said
+from jobs.running.handle import ChildHandle
+from jobs.running.keeper import Keeper
+from jobs.running.watch import Limits, Verdict, Watch
+from jobs.running.wire import Wire
+
+STOP_GRACE_S = 8.0  # what a running job gets to finish in after SIGTERM
+STOP_WRITE_S = 3.0  # and how long its hand-back is tried when the database is away
+LONGEST_BACK_OFF_S = 1.0  # Redis away: work goes on within one sweep of its return
+WARM_UP_S = 600.0
+COLD_PAUSE_S = 10.0  # before the next try to load the model
+DRAIN_PAUSE_S = 2.0
+LOOK_S = 20.0
+TIDY_EVERY_S = 600.0
+log = logging.getLogger(__name__)
+
+
+class StopNow(BaseException):
+    """Asked to end while nothing runs."""
+
+
+class LabWorker(Worker):
+    """Serves one queue until told to stop."""
+
+    def __init__(self, queue_name: str, name: str) -> None:
+        self.wire = Wire(
+            name,
+            queue_name,
+            hash_key=f"{self.redis_worker_namespace_prefix}{name}",
+            about=_about(queue_name),
+        )
+        super().__init__(
+            [self.wire.queue],
+            name=name,
+            connection=self.wire.connection,
+            serializer=self.wire.queue.serializer,
+            queue_class=type(self.wire.queue),
+            prepare_for_work=False,  # it would need Redis here; it may come later
+        )
+        self.queue_name = queue_name
+        self.child = ChildHandle(name, queue_name)
+        self.stops = 0  # how often this worker was asked to end
+        self._interruptible = False
+        self._back_off_s = 0.0
+        self._tidy_due = 0.0
+        self._alarm, self._ring = socket.socketpair()
+        self._alarm.setblocking(False)
+        self._ring.setblocking(False)
+        self.keeper = Keeper(name, queue_name, learnt=self._wake_up)
+
+    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
+        return connection  # RQ would lengthen its time-outs
+
+    # --- the loop ------------------------------------------------------------------------
+
+    def work(self, *_: Any, **__: Any) -> bool:
+        """Take and run jobs until a signal says to end."""
+        self._listen_to_signals()
+        self.keeper.start()
+        try:
+            while not self.stops:
+                if self._is_ready():
+                    self._serve_next()
+        except StopNow:
+            log.info("%s: asked to end, nothing runs", self.name)
+        finally:
+            self.teardown()
+        return True
+
+    def _is_ready(self) -> bool:
+        """Whether a job may be taken now; waits a moment when not."""
+        if not self.child.alive:
+            return self._start_child()
+        if self.keeper.draining:
+            self._pause(DRAIN_PAUSE_S)
+            return False
+        return True
+
+    def _serve_next(self) -> None:
+        order = self._pop()
+        if order is None:
+            return
+        if self.child.alive or self._start_child():
+            self._run(*order)
+
+    def _pop(self) -> tuple[int, int] | None:
+        """The next order; None when none came, or Redis is away."""
+        try:
+            self._interruptible = True
+            if self.stops:
+                raise StopNow
+            self._tidy()
+            order = self.wire.pop()
+        except redis.RedisError as error:
+            order = None
+            self._interruptible = False
+            self._wait_for_redis(error)
+        else:
+            self._back_off_s = 0.0
+        finally:
+            self._interruptible = False
+        return order
+
+    def _wait_for_redis(self, error: redis.RedisError) -> None:
+        if not self._back_off_s:
+            log.warning("%s: Redis does not answer, waiting for it: %s", self.name, error)
+        self._back_off_s = min(max(0.05, self._back_off_s * 2), LONGEST_BACK_OFF_S)
+        self._pause(self._back_off_s)
+
+    def _tidy(self) -> None:
+        """Drop from RQ's registries what dead workers left there."""
+        if time.monotonic() >= self._tidy_due:
+            self._tidy_due = time.monotonic() + TIDY_EVERY_S
+            self.clean_registries()
+
+    # --- the child -----------------------------------------------------------------------
+
+    def _start_child(self) -> bool:
+        """Spawn a child and wait until it is warm. False when it is not to be had now."""
+        self.child.bury()
+        self.keeper.show("", warm=False)
+        self.child.spawn()
+        said = self._first_word()
+        if self.stops:
+            return False
+        if said is not None and said[0] == READY:
+            self.keeper.show(said[1], warm=True)
+            log.info("%s: warm on %s", self.name, said[1])
+            return True
+        self.child.kill()
+        reason = said[1] if said else f"its process ended with code {self.child.exit_code}"
+        log.error("%s takes no job: %s (next try in %.0f s)", self.name, reason, COLD_PAUSE_S)
+        self.keeper.show(f"cold: {reason}", warm=False)
+        self._pause(COLD_PAUSE_S)
+        return False
+
+    def _first_word(self) -> Said | None:
+        """READY or COLD; None when the child died or takes too long, or this worker is to end."""
+        give_up_at = time.monotonic() + WARM_UP_S
+        while not self.stops and (left_s := give_up_at - time.monotonic()) > 0:
+            said = self.child.listen(left_s, also=self._alarm.fileno())
+            if said is not None:
+                return said
+            if not self.child.alive:
+                return None
+            self._silence_alarm()
+        return None
+
+    # --- one job -------------------------------------------------------------------------
+
+    def _run(self, job_pk: int, attempt: int) -> None:
+        began_at = time.monotonic()
+        watch = Watch(_limits({}), began_at=began_at, renewed_at=began_at)
+        self.child.order(job_pk, attempt)
+        self.wire.show_running()
+        try:
+            verdict = self._attend(job_pk, attempt, watch)
+        finally:
+            self.keeper.let_go()
+        if verdict is not None:
+            log.warning("%s: job %d attempt %d: %s", self.name, job_pk, attempt, verdict.value)
+            for_s = STOP_WRITE_S if self.stops else settings.LEASE_S
+            verdicts.settle(job_pk, attempt, verdict, watch.limits, for_s=for_s)
+        self.wire.show_over()
+
+    def _attend(self, job_pk: int, attempt: int, watch: Watch) -> Verdict | None:
+        """Stay with a running job. None when it ended by itself, or its child died."""
+        while True:
+            if verdict := watch.verdict(time.monotonic(), self.child.beat_at):
+                self.child.kill()
+                return verdict
+            pause_s = watch.pause_s(time.monotonic(), self.child.beat_at)
+            said = self.child.listen(min(pause_s, LOOK_S), also=self._alarm.fileno())
+            if said is None and not self.child.alive:
+                self._bury_child(job_pk, attempt)
+                return None
+            if said is not None and self._hear(said, job_pk, attempt, watch):
+                return None
+            self._silence_alarm()
+            self._mind_stops(watch)
+            self.wire.show_still_running()
+
+    def _hear(self, said: Said, job_pk: int, attempt: int, watch: Watch) -> bool:
+        """Take in what the child says. True when the job is over."""
+        kind, content = said
+        if kind == STARTED:
+            watch.limits = _limits(content)
+            self.keeper.hold(job_pk, attempt, watch)
+        elif kind == DONE and not content:
+            self.child.bury()  # it ends by itself: memory ran out in it
+        return kind == DONE
+
+    def _bury_child(self, job_pk: int, attempt: int) -> None:
+        """Write that the child died in the middle of a job; the next one gets a new child."""
+        self.child.bury()
+        reason, sentence = endings.of_exit(
+            self.child.exit_code, oom_kills=self.child.oom_kills_since_order()
+        )
+        log.error("%s: job %d attempt %d: %s", self.name, job_pk, attempt, sentence)
+        self.keeper.let_go()
+        for_s = STOP_WRITE_S if self.stops else settings.LEASE_S
+        verdicts.bury(job_pk, attempt, reason, sentence, for_s=for_s)
+
+    def _mind_stops(self, watch: Watch) -> None:
+        """The first signal gives the job its grace, the second takes it away."""
+        if self.stops and math.isinf(watch.stop_seen_at):
+            watch.stop_seen_at = time.monotonic()
+            log.info("%s: asked to end, the job has %.0f s to finish", self.name, STOP_GRACE_S)
+        if self.stops > 1:
+            watch.stop_seen_at = -math.inf
+
+    # --- signals and sleep ---------------------------------------------------------------
+
+    def _listen_to_signals(self) -> None:
+        signal.set_wakeup_fd(self._ring.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self.stops += 1
+        if self._interruptible:
+            raise StopNow
+
+    def _wake_up(self) -> None:
+        """Have the main thread look at the watch now. Called by the keeper's thread."""
+        try:
+            self._ring.send(b"!")
+        except BlockingIOError:
+            return  # it is ringing already
+
+    def _silence_alarm(self) -> None:
+        try:
+            while self._alarm.recv(64):
+                continue
+        except BlockingIOError:
+            return
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, but not through a signal."""
+        if not self.stops:
+            select.select([self._alarm], [], [], seconds)
+        self._silence_alarm()
+
+    def teardown(self) -> None:
+        """Leave nothing behind: no child, no row, no place on RQ's pages."""
+        self._interruptible = False
+        self.child.kill()
+        self.keeper.close()
+        self.wire.show_gone()
+
+
+def _limits(content: dict[str, float]) -> Limits:
+    """The bounds of a job: the settings', and what its parameters say. stall_s may only raise."""
+    limits = Limits(
+        lease_s=settings.LEASE_S,
+        stall_s=max(settings.STALL_S, content.get("stall_s", 0.0)),
+        cancel_grace_s=settings.CANCEL_GRACE_S,
+        stop_grace_s=STOP_GRACE_S,
+    )
+    timeout_s = content.get("timeout_s")
+    return limits if timeout_s is None else replace(limits, timeout_s=timeout_s)
+
+
+def _about(queue_name: str) -> dict[str, str]:
+    """What RQ's pages show of a worker."""
+    return {
+        "birth": utcformat(now()),
+        "queues": queue_name,
+        "pid": str(os.getpid()),
+        "hostname": socket.gethostname(),
+        "ip_address": "",
+        "version": VERSION,
+        "python_version": "",
+    }
