@@ -78,9 +78,10 @@ def explain(output: str, *, log: Path) -> Trouble:
         )
     if missing := re.search(r"No matching distribution found for (\S+)", output):
         return Trouble(
-            f"There is no {missing[1]} for Python {platform.python_version()} on "
+            f"No build of {missing[1]} was found for Python {platform.python_version()} on "
             f"{platform.system()} {platform.machine()}.",
-            "Use Python 3.11, 3.12 or 3.13: delete .venv and run PYTHON=python3.11 and the command.",
+            "Check the network and pip's own settings; if they are well, delete .venv and set PYTHON "
+            "to a Python 3.11, 3.12 or 3.13.",
         )
     errors = [line for line in output.splitlines() if line.startswith("ERROR:")]
     last = (errors or output.splitlines() or ["it said nothing"])[-1]
