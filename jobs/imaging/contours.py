@@ -127,7 +127,7 @@ def _solid(  # noqa: C901 -- machine code: one loop nest, no calls
 @compiled
 def _ring(mask: NDArray[np.uint8], ring: NDArray[np.int32]) -> int:
     """Walk the outer edge with the inside on the right; returns how many corners were written."""
-    height, width = mask.shape
+    width = mask.shape[1]
     y, x = 0, 0
     while mask[y, x] == 0:
         x += 1

@@ -42,7 +42,7 @@ def measure(
     """
     shape = _shape(outlined, pixel_size)
     stains = _stains(outlined.pixels, outlined.pixel_starts, _density(rgb), _unmixing())
-    return np.round(np.hstack([shape, stains]), 4)
+    return np.asarray(np.round(np.hstack([shape, stains]), 4), np.float64)
 
 
 def rings(
@@ -61,9 +61,8 @@ def rings(
     index = np.repeat(np.arange(count), lengths)
     closed[np.arange(len(points)) + index] = points
     closed[offsets[1:] - 1] = points[starts[:-1]]
-    return shapely.polygons(
-        shapely.linearrings(closed, indices=np.repeat(np.arange(count), lengths + 1))
-    )
+    made = shapely.linearrings(closed, indices=np.repeat(np.arange(count), lengths + 1))
+    return np.asarray(shapely.polygons(made))
 
 
 def warm() -> None:
@@ -129,7 +128,7 @@ def _least_widths(points: NDArray[np.float64], starts: NDArray[np.int64]) -> NDA
 
 
 @compiled
-def _stains(  # noqa: C901 -- machine code: one loop nest, no calls
+def _stains(
     pixels: NDArray[np.int32],
     starts: NDArray[np.int64],
     density: NDArray[np.float32],

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from jobs.imaging.contract import BadInput
 from jobs.imaging.normalisation import Normalisation
+from jobs.imaging.unet import UNet
 
 LOGITS = 5
 LOWEST, HIGHEST = -2.0, 3.0
@@ -126,74 +126,6 @@ class Network:
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class _Convolution(nn.Conv2d):
-    """A convolution with its BatchNorm folded in."""
-
-    def __init__(self, state: dict[str, Tensor], name: str) -> None:
-        weight, bias = state[f"{name}.0.weight"], state[f"{name}.0.bias"]
-        outputs, inputs, size, _ = weight.shape
-        super().__init__(inputs, outputs, size, padding=size // 2)
-        gain = state[f"{name}.1.weight"] / torch.sqrt(state[f"{name}.1.running_var"] + 1e-5)
-        shift = state[f"{name}.1.bias"] - state[f"{name}.1.running_mean"] * gain
-        self.weight.data = weight * gain.reshape(-1, 1, 1, 1)
-        self.bias.data = bias * gain + shift  # type: ignore[union-attr]
-
-
-class _Down(nn.Module):
-    def __init__(self, state: dict[str, Tensor], name: str, *, pool: bool) -> None:
-        super().__init__()
-        self.pool = pool
-        for index in range(5):
-            self.add_module(f"conv{index}", _Convolution(state, f"{name}.conv{index}"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.pool:
-            x = functional.max_pool2d(x, 2)
-        short = self.conv0(x).relu_()
-        x = self.conv2(self.conv1(x).relu_()).relu_().add_(short)
-        return self.conv4(self.conv3(x).relu_()).relu_().add_(x)
-
-
-class _Up(nn.Module):
-    def __init__(self, state: dict[str, Tensor], name: str) -> None:
-        super().__init__()
-        for part in ("conv0", "conv_skip", "conv1", "conv2", "conv3", "conv4"):
-            self.add_module(part, _Convolution(state, f"{name}.{part}"))
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        # a 1×1 convolution gives the same before and after enlarging, at a quarter of the work
-        short = _double(self.conv0(x).relu_())
-        x = self.conv1(_double(x)).relu_().add_(self.conv_skip(skip).relu_())
-        x = self.conv2(x).relu_().add_(short)
-        return self.conv4(self.conv3(x).relu_()).relu_().add_(x)
-
-
-class UNet(nn.Module):
-    """InstanSeg's U-Net for one output, built from the tensors of the published file."""
-
-    def __init__(self, state: dict[str, Tensor]) -> None:
-        super().__init__()
-        depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("encoder."))
-        self.downs = nn.ModuleList(
-            _Down(state, f"encoder.{index}", pool=index > 0) for index in range(depth)
-        )
-        self.ups = nn.ModuleList(
-            _Up(state, f"decoders.0.decoder.{index}") for index in range(depth - 1)
-        )
-        self.outputs = nn.ModuleList(
-            _Convolution(state, f"decoders.0.final_block.{index}") for index in range(3)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        skips = []
-        for down in self.downs:
-            x = down(x)
-            skips.append(x)
-        for up, skip in zip(self.ups, skips[-2::-1], strict=True):
-            x = up(x, skip)
-        return torch.cat([output(x) for output in self.outputs], 1)
-
-
 @functools.lru_cache(maxsize=2)
 def load(path: Path) -> Network:
     """The network of a model file, loaded once a process. Raises BadInput for another file."""
@@ -252,18 +184,17 @@ def _best_precision(device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
-def _double(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=2, mode="nearest")
-
-
 def _script(path: Path) -> torch.jit.ScriptModule:
     try:
-        return torch.jit.load(str(path), map_location="cpu").eval()
+        script: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
+            str(path), map_location="cpu"
+        ).eval()
     except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise BadInput(
             f"{path} cannot be loaded as a TorchScript model: give an InstanSeg file "
             "(instanseg.pt), or unset INSTANSEG_MODEL to use the published weights."
         ) from error
+    return script
 
 
 def _not_instanseg(path: Path, why: str) -> BadInput:
@@ -307,6 +238,6 @@ def _eager(state: dict[str, Tensor], path: Path) -> nn.Module:
         net = UNet(inner)
     except (KeyError, ValueError, AttributeError) as error:
         raise _not_instanseg(path, f"it lacks {error}") from error
-    if net.downs[0].conv0.in_channels != 3 or sum(o.out_channels for o in net.outputs) != LOGITS:
+    if (net.inputs, net.planes) != (3, LOGITS):
         raise _not_instanseg(path, "it does not take RGB or give five planes")
-    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

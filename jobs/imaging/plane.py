@@ -84,7 +84,8 @@ class Plane:
         if across.whole and down.whole:
             return _block_means(pixels, across.step, down.step)
         rows = _resampled(pixels.astype(np.float32), down, axis=0)
-        return np.floor(_resampled(rows, across, axis=1) + 0.5).astype(np.uint8)
+        mixed = _resampled(rows, across, axis=1)
+        return np.asarray(np.floor(mixed + np.float32(0.5)), np.uint8)
 
     def _level_pixels(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Level pixels; coarse levels come from fixed squares, because OpenSlide shifts a region by

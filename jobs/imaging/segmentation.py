@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,9 @@ class Segmenter:
         """Windows through readers and network, in order, each stage working ahead."""
         waiting = deque(_batches(order, self.batch))
         reads: deque[tuple[list[Window], list[Future[NDArray[np.uint8]]]]] = deque()
-        runs: deque[tuple[list[Window], list[NDArray[np.uint8]], Future[Any]]] = deque()
+        runs: deque[
+            tuple[list[Window], list[NDArray[np.uint8]], Future[list[NDArray[np.float32]]]]
+        ] = deque()
         while waiting or reads or runs:
             while waiting and len(reads) < READ_AHEAD:
                 batch = waiting.popleft()
@@ -104,7 +106,8 @@ class Segmenter:
                 runs.append((batch, tiles, run))
                 continue
             batch, tiles, run = runs.popleft()
-            for window, tile, logits in zip(batch, tiles, self._wait(run), strict=True):
+            made = self._wait(run)
+            for window, tile, logits in zip(batch, tiles, made, strict=True):
                 self.done += 1
                 self.tick(self.done, self.total)
                 rows, cols = window.keep.slices(window.area)
@@ -135,21 +138,22 @@ class Segmenter:
         network, plane = self.plan.network, self.plan.grid.plane
         return postprocess.label_nuclei(logits, region, plane, network.settings, network.classifier)
 
-    def _owned(self, labelled: postprocess.Labelled, block: Rect) -> NDArray[np.int64]:
+    def _owned(self, labelled: postprocess.Labelled, block: Rect) -> NDArray[np.int32]:
         """Roots that are seen in the label map, lie in the block and in a run square of it."""
         roots = np.unique(labelled.labels)
-        roots = roots[roots > 0].astype(np.int64) - 1
+        roots = roots[roots > 0] - 1
         rows = labelled.seeds[roots, 0] + labelled.region.y
         cols = labelled.seeds[roots, 1] + labelled.region.x
         inside = (
             (rows >= block.y) & (rows < block.bottom) & (cols >= block.x) & (cols < block.right)
         )
-        return roots[inside & self.plan.grid.squares[rows // SQUARE, cols // SQUARE]]
+        runs = self.plan.grid.squares[rows // SQUARE, cols // SQUARE]
+        return np.asarray(roots[inside & runs], np.int32)
 
     def _measured(
         self,
         labelled: postprocess.Labelled,
-        own: NDArray[np.int64],
+        own: NDArray[np.int32],
         rgb: NDArray[np.uint8],
         block: Rect,
     ) -> Cells:

@@ -206,7 +206,7 @@ def _colour_transform(handle: openslide.OpenSlide) -> Any | None:
     try:
         if "srgb" in ImageCms.getProfileDescription(profile).lower():
             return None
-        intent = ImageCms.getDefaultIntent(profile)
+        intent = ImageCms.Intent(ImageCms.getDefaultIntent(profile))
         return ImageCms.buildTransform(
             profile, ImageCms.createProfile("sRGB"), "RGB", "RGB", intent
         )

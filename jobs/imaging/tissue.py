@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from jobs.imaging.plane import Geometry, Plane
 from jobs.imaging.tiling import Rect
@@ -90,7 +89,18 @@ def _below_glass(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _threshold(strength: NDArray[np.float32]) -> float:
     if float(strength.max()) <= FAINTEST:
         return FAINTEST
-    return float(np.clip(threshold_otsu(strength), FAINTEST, STRONGEST))
+    return float(np.clip(_otsu(strength), FAINTEST, STRONGEST))
+
+
+def _otsu(values: NDArray[np.float32]) -> float:
+    """The value that splits `values` into the two most separate classes (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = values.size - below
+    sums = np.cumsum(counts * centres)
+    apart = sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    return float(centres[int(np.argmax(below * above * apart**2))])
 
 
 def _without_islands(mask: NDArray[np.bool_], smallest: int) -> NDArray[np.bool_]:
