@@ -1,0 +1,60 @@
+"""Answers for what no view of an app answers: unknown addresses, faults, metrics."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.template.exceptions import TemplateDoesNotExist
+from django.template.loader import render_to_string
+from django_prometheus.exports import ExportToDjangoView
+
+from labsched.unprefixed import is_program
+
+FAULT = "Something went wrong on our side. It was logged; try again, and tell an operator if it stays."
+NOT_FOUND = "There is nothing at this address."
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """404, as JSON for programs and as a page for people."""
+    return _answer(request, 404, NOT_FOUND)
+
+
+def fault(request: HttpRequest) -> HttpResponseBase:
+    """500 without a traceback, as JSON for programs and as a page for people."""
+    return _answer(request, 500, FAULT)
+
+
+def refused(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """400 for requests that can not be read."""
+    return _answer(request, 400, "This request can not be read: check its address and headers.")
+
+
+def _answer(request: HttpRequest, status: int, sentence: str) -> HttpResponseBase:
+    if request.path.startswith("/api/") or is_program(request):
+        return JsonResponse({"detail": sentence}, status=status)
+    try:
+        page = render_to_string(f"{status}.html", {"reason": sentence}, request=request)
+    except TemplateDoesNotExist:
+        return HttpResponse(sentence, status=status, content_type="text/plain; charset=utf-8")
+    return HttpResponse(page, status=status)
+
+
+def metrics(request: HttpRequest) -> HttpResponseBase:
+    """Prometheus; with METRICS_TOKEN set only for `Authorization: Bearer <token>`."""
+    if settings.METRICS_TOKEN and not _has_token(request):
+        refusal: dict[str, Any] = {"detail": "Send METRICS_TOKEN as `Authorization: Bearer …`."}
+        response = JsonResponse(refusal, status=401)
+        response["WWW-Authenticate"] = 'Bearer realm="metrics"'
+        return response
+    answer: HttpResponseBase = ExportToDjangoView(request)
+    return answer
+
+
+def _has_token(request: HttpRequest) -> bool:
+    kind, _, text = request.headers.get("Authorization", "").partition(" ")
+    return kind.lower() == "bearer" and secrets.compare_digest(
+        text.strip().encode(), settings.METRICS_TOKEN.encode()
+    )

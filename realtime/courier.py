@@ -1,0 +1,98 @@
+"""Sends nudges and ticks to the channel layer from a thread of its own.
+
+Callers are web requests, schedulers and workers in the middle of their work: none of them waits for
+Redis, and none fails with it. What is not sent yet is replaced by newer news of the same thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+from channels.layers import get_channel_layer
+
+SEND_TIMEOUT_S = 2.0
+MOST_WAITING = 10_000
+COMPLAIN_EVERY_S = 30.0
+
+Message = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+class Courier:
+    """One thread with one event loop, started by the first message."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting: dict[tuple[str, str], Message] = {}
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.news: asyncio.Event | None = None
+        self.complained = float("-inf")
+
+    def post(self, group: str, message: Message, *, about: str = "") -> None:
+        """Send `message` soon; it replaces an unsent one of the same group about the same thing."""
+        with self.lock:
+            if len(self.waiting) >= MOST_WAITING:
+                self.waiting.clear()  # listeners read the rows again by themselves
+            self.waiting[group, f"{message['type']} {about}"] = message
+            if self.loop is None:
+                self._start()
+            elif self.news is not None and not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self.news.set)
+
+    def _start(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.news = None  # the thread looks at what waits before it first sleeps
+        threading.Thread(target=self._run, name="feed courier", daemon=True).start()
+
+    def _run(self) -> None:
+        assert self.loop is not None
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._deliver())
+
+    async def _deliver(self) -> None:
+        with self.lock:
+            self.news = asyncio.Event()
+        while True:
+            self.news.clear()
+            with self.lock:
+                batch, self.waiting = self.waiting, {}
+            for (group, _), message in batch.items():
+                await self._send(group, message)
+            if not batch:
+                await self.news.wait()
+
+    async def _send(self, group: str, message: Message) -> None:
+        layer = get_channel_layer()
+        if layer is None:
+            return
+        try:
+            await asyncio.wait_for(layer.group_send(group, message), SEND_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - whatever Redis says, the work goes on
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if time.monotonic() - self.complained > COMPLAIN_EVERY_S:
+            self.complained = time.monotonic()
+            log.warning("live news is not sent, listeners read the rows instead: %r", error)
+
+
+_courier = Courier()
+
+
+def post(group: str, message: Message, *, about: str = "") -> None:
+    """Send `message` to `group` soon. Never waits, never raises."""
+    _courier.post(group, message, about=about)
+
+
+def _forget() -> None:
+    """A forked child has no copy of the thread: it starts its own."""
+    global _courier  # noqa: PLW0603
+    _courier = Courier()
+
+
+os.register_at_fork(after_in_child=_forget)
