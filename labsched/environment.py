@@ -97,7 +97,7 @@ def storages(env: environ.Env, data: Path, *, debug: bool) -> dict[str, Any]:
     """Artifacts in the data folder, or in S3-compatible storage by STORAGE_URL=s3://bucket/prefix."""
     static = "django.contrib.staticfiles.storage.StaticFilesStorage"
     if not debug:
-        static = "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        static = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
     artifacts: dict[str, Any] = {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": str(data)},
