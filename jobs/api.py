@@ -179,6 +179,7 @@ class JobViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantViewSet
         return Response(results.window(job, box, _whole_number(request, "limit", 5000, MOST_CELLS)))
 
     @extend_schema(
+        operation_id="jobs_cell_retrieve",
         parameters=[JOB_ID, OpenApiParameter("number", int, OpenApiParameter.PATH)],
         responses={200: CellSerializer, **REFUSALS},
     )

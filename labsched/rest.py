@@ -117,6 +117,8 @@ def _database_away(error: OperationalError) -> Response:
 
 def public_endpoints(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """The addresses that the schema lists: prefixed, without a trailing slash."""
+    from labsched import schema  # noqa: F401 - late, as above: registers the ways in
+
     return [
         entry for entry in endpoints if entry[0].startswith("/api/") and not entry[0].endswith("/")
     ]

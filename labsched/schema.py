@@ -1,0 +1,37 @@
+"""How the schema names the three ways in. Imported when the schema is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+
+
+class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """Scripts."""
+
+    target_class = "tenants.authentication.BearerAuthentication"
+    name = "token"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer"}
+
+
+class UserHeaderScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """The demo, or a proxy that signs people in."""
+
+    target_class = "tenants.authentication.UserHeaderAuthentication"
+    name = "user"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "apiKey", "in": "header", "name": "X-User-ID"}
+
+
+class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """Pages."""
+
+    target_class = "tenants.authentication.TenantSessionAuthentication"
+    name = "session"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "apiKey", "in": "cookie", "name": "sessionid"}
