@@ -62,7 +62,7 @@ class Network:
         self.classifier = _classifier(state, path)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = _best_precision(self.device)
-        self._nets = {"fp32": _eager(state, path).to(self.device)}
+        self._by_precision = {"fp32": _eager(state, path).to(self.device)}
         self._one = ThreadPoolExecutor(1, thread_name_prefix="network", initializer=_own_threads)
 
     def submit(
@@ -100,15 +100,16 @@ class Network:
             low = torch.tensor(scale.low, device=self.device)
             gain = torch.tensor(scale.gain, device=self.device)
             batch = ((batch - low) * gain).clamp_(LOWEST, HIGHEST).permute(0, 3, 1, 2)
-            net = self._net(precision)
+            net = self.eager(precision)
             out = net(batch.to(DTYPES[precision])).float().contiguous().cpu().numpy()
         return list(out)
 
-    def _net(self, precision: str) -> nn.Module:
-        if precision not in self._nets:
-            copied = copy.deepcopy(self._nets["fp32"])
-            self._nets[precision] = copied.to(self.device, DTYPES[precision])
-        return self._nets[precision]
+    def eager(self, precision: str) -> nn.Module:
+        """The network itself: normalised, channels-first batches in, logits out."""
+        if precision not in self._by_precision:
+            copied = copy.deepcopy(self._by_precision["fp32"])
+            self._by_precision[precision] = copied.to(self.device, DTYPES[precision])
+        return self._by_precision[precision]
 
     def default_tile(self) -> int:
         """Side of a window: on a CPU small enough for its caches and for a quick stop."""

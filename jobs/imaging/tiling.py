@@ -81,24 +81,28 @@ class Grid:
     """What runs on a plane of `width` × `height` pixels, with network tiles of `tile` pixels.
 
     squares   (rows, cols) of SQUARE-sized cells; True is computed, the rest is background
+    block     side of a block; of no influence on the cells, and the same in every job
     """
 
-    def __init__(self, width: int, height: int, *, tile: int, squares: NDArray[np.bool_]) -> None:
+    def __init__(
+        self, width: int, height: int, *, tile: int, squares: NDArray[np.bool_], block: int = BLOCK
+    ) -> None:
         if tile % ALIGN or tile < 2 * HALO + 64:
             raise ValueError(f"tile is {tile}: a multiple of {ALIGN}, at least {2 * HALO + 64}")
         self.plane = Rect(0, 0, width, height)
         self.padded = Rect(0, 0, _up(width, PAD_TO), _up(height, PAD_TO))
         self.core = tile - 2 * HALO
+        self.block = block
         self.squares = squares
 
     def strips(self) -> Iterator[list[Rect]]:
         """Blocks that run, in the order they are computed: strip by strip, downwards."""
-        across = STRIP_BLOCKS * BLOCK
+        side, across = self.block, STRIP_BLOCKS * self.block
         for left in range(0, self.plane.width, across):
-            columns = range(left, min(left + across, self.plane.width), BLOCK)
+            columns = range(left, min(left + across, self.plane.width), side)
             blocks = (
-                Rect(x, y, BLOCK, BLOCK).clipped(self.plane)
-                for y in range(0, self.plane.height, BLOCK)
+                Rect(x, y, side, side).clipped(self.plane)
+                for y in range(0, self.plane.height, side)
                 for x in columns
             )
             yield [block for block in blocks if self.runs(block).any()]
