@@ -103,7 +103,9 @@ def _waits(job: Job, waits_for: list[str]) -> str:
     if job.status is JobState.PENDING:
         return words.WAITS["branch"]
     if job.status is JobState.RETRY_WAIT:
-        return f"Attempt {job.attempt} failed: {job.error}" if job.error else words.WAITS["retry_wait"]
+        return (
+            f"Attempt {job.attempt} failed: {job.error}" if job.error else words.WAITS["retry_wait"]
+        )
     return words.WAITS.get(job.reason, "Next in its branch: waits for its turn.")
 
 

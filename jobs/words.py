@@ -119,3 +119,13 @@ def span(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
+
+
+def age(seconds: float) -> str:
+    """How long ago something was, in one rounded unit."""
+    if seconds < 60:
+        return "just now"
+    units = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
+    size, unit = next(each for each in units if seconds >= each[0])
+    number = int(seconds // size)
+    return f"{number} {unit}{'' if number == 1 else 's'} ago"
