@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -45,15 +46,18 @@ class Feed:
         self.messages: list[Message] = []
         self.close_code: int | None = None
         self.connection: ClientConnection | None = None
+        self.open = ExitStack()
         self.reader = threading.Thread(target=self._read, daemon=True)
 
     def __enter__(self) -> Feed:
-        self.connection = connect(
-            self.address,
-            subprotocols=self.subprotocols,  # type: ignore[arg-type]
-            additional_headers=self.headers,
-            open_timeout=20,
-            max_size=None,
+        self.connection = self.open.enter_context(
+            connect(
+                self.address,
+                subprotocols=self.subprotocols,  # type: ignore[arg-type]
+                additional_headers=self.headers,
+                open_timeout=20,
+                max_size=None,
+            )
         )
         self.reader.start()
         return self
@@ -64,8 +68,7 @@ class Feed:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.connection is not None:
-            self.connection.close()
+        self.open.close()
         self.reader.join(10)
 
     def _read(self) -> None:

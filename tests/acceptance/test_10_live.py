@@ -111,7 +111,7 @@ def test_10_without_an_identity_the_feed_is_refused(stack: Stack) -> None:
     assert refusal(stack.websocket_url) == 4401
 
 
-@pytest.mark.parametrize("user", ["", "../../etc", "a b", "x" * 10_000])
+@pytest.mark.parametrize("user", ["", "../../etc", "a b", "x" * 65])
 def test_10_a_bad_identity_is_refused(stack: Stack, user: str) -> None:
     assert refusal(stack.websocket_url, user_id=user) == 4401
 
