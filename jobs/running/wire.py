@@ -19,10 +19,12 @@ from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as Message
 from rq.utils import now, utcformat
 
-POP_S = 5  # one wait of an idle worker; also its sign of life to RQ's pages
+# One wait of an idle worker. Short, because Redis hands the next message to whoever has waited
+# longest, also to a worker that was stopped or cut off meanwhile.
+POP_S = 1
 ANSWER_S = 2.0  # a Redis that does not answer in time must not hold up a worker
 SHOWN_S = 60  # how long a worker or a running job stays on RQ's pages without a sign of life
-RUNNING_SIGN_S = 20.0
+SIGN_S = 20.0  # between two signs of life for RQ's pages
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +61,8 @@ class Wire:
 
     def pop(self) -> tuple[int, int] | None:
         """The next (job pk, attempt), None when none came in POP_S. Raises RedisError."""
-        self._sign_of_life(self._showing)
+        if time.monotonic() >= self._sign_due:
+            self._sign_of_life()
         raw = self._popping.blmove(
             self.queue.key, self.queue.intermediate_queue_key, POP_S, "LEFT", "RIGHT"
         )
@@ -117,10 +120,8 @@ class Wire:
         message.prepare_for_execution(self.worker, pipeline=pipe)
         pipe.expire(message.key, SHOWN_S)  # a worker that dies leaves nothing behind for ever
         pipe.hset(self.hash_key, mapping={"state": "busy", "current_job": message.id})
-        self._sign_due = time.monotonic() + RUNNING_SIGN_S
 
     def _put_still_running(self, pipe: redis.client.Pipeline) -> None:
-        self._sign_due = time.monotonic() + RUNNING_SIGN_S
         self._put_sign_of_life(pipe)
         if self._message is not None and self._execution is not None:
             registry = self._message.started_job_registry
@@ -144,13 +145,15 @@ class Wire:
         pipe.srem(worker_registration.WORKERS_BY_QUEUE_KEY % self.queue.name, self.hash_key)
         pipe.delete(self.hash_key)
 
-    def _sign_of_life(self, client: redis.Redis) -> None:
-        with client.pipeline(transaction=False) as pipe:
+    def _sign_of_life(self) -> None:
+        """Raises RedisError."""
+        with self._showing.pipeline(transaction=False) as pipe:
             self._put_sign_of_life(pipe)
             pipe.execute()
 
     def _put_sign_of_life(self, pipe: redis.client.Pipeline) -> None:
         """The whole registration each time: a Redis that was emptied shows the worker again."""
+        self._sign_due = time.monotonic() + SIGN_S
         pipe.hset(self.hash_key, mapping={**self.about, "last_heartbeat": utcformat(now())})
         pipe.expire(self.hash_key, SHOWN_S)
         pipe.sadd(worker_registration.REDIS_WORKER_KEYS, self.hash_key)
