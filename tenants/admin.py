@@ -43,7 +43,7 @@ class TenantAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Membership)
-class MembershipAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class MembershipAdmin(admin.ModelAdmin):
     """Who may act for a tenant: given and taken here."""
 
     list_display = ["tenant", "user", "role"]

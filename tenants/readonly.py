@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic at run time
+class ReadOnlyAdmin(admin.ModelAdmin):
     """Shows rows of all tenants; changes go through actions, which call the services."""
 
     show_full_result_count = False  # a count of a million jobs would cost more than the page

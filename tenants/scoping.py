@@ -45,7 +45,9 @@ class TenantQuery(sql.Query):
 
 
 class TenantQuerySet(models.QuerySet[Any]):
-    """A queryset with two doors, closed by default."""
+    """A queryset with two doors, closed by default; `as_manager()` of it is a model's `objects`."""
+
+    query: TenantQuery
 
     def __init__(
         self, model: Any = None, query: Any = None, using: Any = None, hints: Any = None
@@ -66,12 +68,12 @@ class TenantQuerySet(models.QuerySet[Any]):
 
     def _add_hints(self, **hints: Any) -> None:
         # related managers (workflow.jobs) and prefetches name the parent row, which had a door
-        super()._add_hints(**hints)
+        super()._add_hints(**hints)  # type: ignore[misc]  # Django's own hook, not in the stubs
         if (parent := hints.get("instance")) is not None and self.query.door is None:
             self.query.door = f"related to {parent._meta.label} {parent.pk}"
 
     def _through(self, door: str) -> Self:
-        clone = self._chain()
+        clone = self.all()
         clone.query.door = door
         return clone
 
@@ -116,9 +118,3 @@ class TenantQuerySet(models.QuerySet[Any]):
 
     def raw(self, *args: Any, **kwargs: Any) -> Any:
         raise TenantNotNamed(f"{self.model._meta.label}.raw() has no door: use a cursor instead.")
-
-
-class TenantManager(models.Manager.from_queryset(TenantQuerySet)):  # type: ignore[misc]
-    """The default manager of every tenant-owned model."""
-
-    use_in_migrations = False

@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Q
 
 from tenants.models import Tenant
-from tenants.scoping import TenantManager
+from tenants.scoping import TenantQuerySet
 
 
 class Workflow(models.Model):
@@ -44,7 +44,7 @@ class Workflow(models.Model):
     finished_at = models.DateTimeField(null=True, blank=True)
     refreshed_at = models.DateTimeField(null=True, blank=True)
     stale = models.BooleanField(default=False, help_text="A job moved since the last refresh.")
-    objects = TenantManager()
+    objects = TenantQuerySet.as_manager()
 
     class Meta:
         indexes: ClassVar = [

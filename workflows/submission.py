@@ -111,7 +111,7 @@ def refreshed(workflow: Workflow) -> Workflow:
 
 def _admitted(tenant: Tenant, jobs: int) -> Tenant:
     """The tenant's locked row, made by its first accepted write; its pending cap is checked."""
-    if tenant.pk is None:
+    if tenant._state.adding:
         tenant, _ = Tenant.objects.get_or_create(key=tenant.key)
     locked = events.lock(tenant.pk)
     waiting = Job.objects.for_tenant(locked).live().count() if jobs else 0

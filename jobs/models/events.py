@@ -7,7 +7,7 @@ from typing import ClassVar
 from django.db import models
 
 from tenants.models import Tenant
-from tenants.scoping import TenantManager
+from tenants.scoping import TenantQuerySet
 
 
 class Event(models.Model):
@@ -21,7 +21,7 @@ class Event(models.Model):
     )
     at = models.DateTimeField()
     data = models.JSONField()
-    objects = TenantManager()
+    objects = TenantQuerySet.as_manager()
 
     class Meta:
         constraints: ClassVar = [

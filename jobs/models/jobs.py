@@ -18,7 +18,7 @@ from jobs.states import (
     JobState,
 )
 from tenants.models import Tenant
-from tenants.scoping import TenantManager, TenantQuerySet
+from tenants.scoping import TenantQuerySet
 
 HEAD = Q(state__gte=int(FIRST_HEAD), state__lte=int(LAST_HEAD))
 ACTIVE = Q(state__gte=int(FIRST_ACTIVE), state__lte=int(LAST_ACTIVE))
@@ -31,7 +31,7 @@ class Branch(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
     name = models.CharField(max_length=100)
     paused = models.BooleanField(default=False)
-    objects = TenantManager()
+    objects = TenantQuerySet.as_manager()
 
     class Meta:
         constraints: ClassVar = [
@@ -113,7 +113,7 @@ class Job(models.Model):
     dispatched_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
-    objects = TenantManager.from_queryset(JobQuerySet)()
+    objects = JobQuerySet.as_manager()
 
     class Meta:
         constraints: ClassVar = [
@@ -202,7 +202,7 @@ class Edge(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
     upstream = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="edges_down")
     downstream = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="edges_up")
-    objects = TenantManager()
+    objects = TenantQuerySet.as_manager()
 
     class Meta:
         constraints: ClassVar = [
@@ -230,7 +230,7 @@ class JobProgress(models.Model):
     tiles_total = models.PositiveIntegerField(default=0)
     phases = models.JSONField(default=list, blank=True)  # [{"name", "seconds"}]
     updated_at = models.DateTimeField(auto_now=True)
-    objects = TenantManager()
+    objects = TenantQuerySet.as_manager()
 
     def __str__(self) -> str:
         return f"{self.job_id}: {self.progress:.0%}"

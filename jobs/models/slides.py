@@ -8,7 +8,7 @@ from typing import ClassVar
 from django.db import models
 
 from tenants.models import Tenant
-from tenants.scoping import TenantManager
+from tenants.scoping import TenantQuerySet
 
 
 class Slide(models.Model):
@@ -29,7 +29,7 @@ class Slide(models.Model):
     error = models.TextField(blank=True, help_text="Why it can not be opened, in a sentence.")
     modified_at = models.DateTimeField(null=True, blank=True, help_text="Of the file, when read.")
     created_at = models.DateTimeField(auto_now_add=True)
-    objects = TenantManager()
+    objects = TenantQuerySet.as_manager()
 
     class Meta:
         constraints: ClassVar = [
@@ -53,7 +53,7 @@ class Artifact(models.Model):
     size = models.BigIntegerField()
     sha256 = models.CharField(max_length=64)
     created_at = models.DateTimeField(auto_now_add=True)
-    objects = TenantManager()
+    objects = TenantQuerySet.as_manager()
 
     class Meta:
         constraints: ClassVar = [

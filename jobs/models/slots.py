@@ -10,7 +10,7 @@ from django.db import models
 from django.utils import timezone
 
 from tenants.models import Tenant
-from tenants.scoping import TenantManager
+from tenants.scoping import TenantQuerySet
 
 
 class UserSlot(models.Model):
@@ -91,7 +91,7 @@ class Lease(models.Model):
         UserSlot, to_field="holder", on_delete=models.PROTECT, related_name="+"
     )
     expires_at = models.DateTimeField()
-    objects = TenantManager()
+    objects = TenantQuerySet.as_manager()
 
     class Meta:
         constraints: ClassVar = [

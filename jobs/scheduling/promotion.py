@@ -53,26 +53,27 @@ def _settle_user_slots() -> None:
     held = UserSlot.objects.filter(holder__isnull=False)
     # lock the tenants first: a submission of theirs is either seen here or lines up after us
     list(Tenant.objects.select_for_update().filter(pk__in=held.values("holder")).order_by("pk"))
-    for slot in held:
-        _settle(slot)
+    for slot in held.select_related("holder"):
+        if slot.holder is not None:
+            _settle(slot, slot.holder)
     free = list(UserSlot.objects.filter(holder=None, number__lte=settings.MAX_ACTIVE_USERS))
     while free and (tenant := _next_in_line()):
         _admit(tenant, free)
 
 
-def _settle(slot: UserSlot) -> None:
-    jobs = Job.objects.across_tenants("is this slot holder done?").filter(tenant=slot.holder_id)
+def _settle(slot: UserSlot, holder: Tenant) -> None:
+    jobs = Job.objects.across_tenants("is this slot holder done?").filter(tenant=holder)
     if jobs.active().exists():
         return
-    runnable = _runnable(slot.holder_id)
+    runnable = _runnable(holder.pk)
     if runnable and not _turn_is_over(slot):
         return
     UserSlot.objects.filter(pk=slot.pk).update(holder=None, acquired_at=None)
     if runnable:  # it drained: back to the end of the line
-        Tenant.objects.filter(pk=slot.holder_id).update(waiting_since=timezone.now())
+        Tenant.objects.filter(pk=holder.pk).update(waiting_since=timezone.now())
 
 
-def _runnable(tenant_id: int | None) -> bool:
+def _runnable(tenant_id: int) -> bool:
     """Whether the tenant has a job that could start now or within 30 s."""
     jobs = Job.objects.across_tenants("one tenant of the line").filter(
         tenant=tenant_id, tenant__paused=False, branch__paused=False
