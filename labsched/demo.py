@@ -41,7 +41,7 @@ class Finding:
     folder: Path
     files: list[Path]
     verdict: Verdict
-    tissue_mm2: float | None
+    tissue_mm2: float
 
 
 class Demo:
@@ -155,15 +155,15 @@ class Demo:
         folder = self._result_folder(slide)
         by_key = {job["job_id"]: job for job in workflow["jobs"]}
         files = [self._download(a, folder) for job in by_key.values() for a in job["artifacts"]]
-        mask = _ending(files, "_tissue_mask.png")
+        tissue = json.loads(_ending(files, "tissue.json").read_text())
         with _open(slide) as opened:
             verdict = verify(
                 _ending(files, "_cells.jsonl"),
-                mask_png=mask,
-                slide_width=opened.width,
-                slide_height=opened.height,
+                mask_png=_ending(files, "_tissue_mask.png"),
+                scale_l0=tuple(tissue["scale_l0"]),
+                read=lambda x, y, size: opened.read(0, x, y, (size, size)),
             )
-        return Finding(workflow, folder, files, verdict, _tissue_mm2(files))
+        return Finding(workflow, folder, files, verdict, float(tissue["area_mm2"]))
 
     def _result_folder(self, slide: Path) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -234,14 +234,6 @@ def _ending(files: list[Path], suffix: str) -> Path:
             f"The results hold no file *{suffix}.", "Run the demo again; report it if it recurs."
         )
     return found[0]
-
-
-def _tissue_mm2(files: list[Path]) -> float | None:
-    for file in files:
-        if file.name == "tissue.json":
-            area = json.loads(file.read_text()).get("area_mm2")
-            return None if area is None else float(area)
-    return None
 
 
 @contextmanager

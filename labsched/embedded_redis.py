@@ -60,8 +60,8 @@ class EmbeddedRedis:
 
     def start(self) -> str:
         """Run the server as a child of this process. Returns its URL once it answers."""
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = leash.spawn(self.command, stdout=log, keep_fds=[self.lock_fd])
+        nowhere = subprocess.DEVNULL  # it has a log file of its own
+        self._process = leash.spawn(self.command, stdout=nowhere, keep_fds=[self.lock_fd])
         self.wait_until_ready(self._process)
         return self.url
 
@@ -71,7 +71,7 @@ class EmbeddedRedis:
         while not answers(self.url):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RedisUnavailable(
-                    f"The embedded Redis in {self.folder} did not start. Delete that folder and "
+                    f"The embedded Redis in {self.folder} did not start; its server.log says why. Delete that folder and "
                     "start again: nothing is lost, the database holds every job."
                 )
             time.sleep(0.05)
@@ -98,6 +98,7 @@ class EmbeddedRedis:
             f"port {where.port}",
             f"requirepass {where.password}",
             f'dir "{folder}"',
+            f'logfile "{folder}/server.log"',
             "appendonly yes",
             "appendfsync everysec",
             'save ""',

@@ -1,8 +1,9 @@
-"""Checks the cells a job reported, from its files alone: what a reader would look at first."""
+"""Checks the cells a job reported, from its files and the slide: what a reader would look at first."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 DUPLICATE_IOU = 0.5
+MIDDLE = 7  # pixels round a centroid that tell whether anything is there
+GLASS_LIGHTNESS = 225  # of 255
+GLASS_SATURATION = 15
+
+ReadPixels = Callable[[int, int, int], NDArray[np.uint8]]
+"""`read(x_l0, y_l0, size)`: RGB pixels of a square of level 0."""
 
 
 @dataclass(frozen=True)
@@ -27,31 +34,48 @@ class Verdict:
     def faults(self) -> list[str]:
         """One sentence a broken rule; empty when the result holds."""
         found = (
-            (self.on_glass, "cells lie on glass, off the tissue mask"),
+            (self.on_glass, "cells lie on bare glass, off the tissue mask"),
             (self.duplicates, f"pairs of cells overlap by more than IoU {DUPLICATE_IOU:g}"),
             (self.centroid_outside, "cells have their centroid outside their outline"),
         )
         return [f"{number:,} {what}." for number, what in found if number]
 
 
+@dataclass(frozen=True)
+class Cells:
+    """Outlines and centroids in level-0 pixels, (x, y)."""
+
+    outlines: NDArray[Any]
+    centroids: NDArray[np.float64]
+
+
 def verify(
-    cells_jsonl: Path, *, mask_png: Path | None, slide_width: int, slide_height: int
+    cells_jsonl: Path, *, mask_png: Path, scale_l0: tuple[float, float], read: ReadPixels
 ) -> Verdict:
     """Count the cells of a JSONL file and those that cannot be right.
 
-    mask_png      0/255 over the whole slide, at any scale; None leaves the glass unchecked
-    slide_width   level-0 pixels, as are all outlines
+    mask_png   0/255 over the whole slide; one pixel of it covers `scale_l0` level-0 pixels
     """
-    outlines, centroids = _read(cells_jsonl)
-    off = 0
-    if mask_png is not None and len(outlines):
-        off = _off_tissue(outlines, mask_png, slide_width, slide_height)
+    cells = read_cells(cells_jsonl)
+    points = shapely.points(cells.centroids)
     return Verdict(
-        cells=len(outlines),
-        on_glass=off,
-        duplicates=count_duplicates(outlines),
-        centroid_outside=int((~shapely.intersects(outlines, centroids)).sum()),
+        cells=len(cells.outlines),
+        on_glass=count_on_glass(cells, mask_png, scale_l0, read),
+        duplicates=count_duplicates(cells.outlines),
+        centroid_outside=int((~shapely.intersects(cells.outlines, points)).sum()),
     )
+
+
+def read_cells(cells_jsonl: Path) -> Cells:
+    """Every line of the file."""
+    outlines, centroids = [], []
+    with cells_jsonl.open() as lines:
+        for line in lines:
+            cell = json.loads(line)
+            outlines.append(shapely.Polygon(cell["polygon"]))
+            centroids.append(cell["centroid"])
+    middles = np.array(centroids, dtype=np.float64).reshape(-1, 2)
+    return Cells(np.array(outlines, dtype=object), middles)
 
 
 def count_duplicates(outlines: NDArray[Any]) -> int:
@@ -66,33 +90,25 @@ def count_duplicates(outlines: NDArray[Any]) -> int:
     return int((shared > DUPLICATE_IOU * together).sum())
 
 
-def _read(cells_jsonl: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Outlines, turned from the format's own [y, x], and centroids of every line."""
-    outlines, centroids = [], []
-    with cells_jsonl.open() as lines:
-        for line in lines:
-            cell = json.loads(line)
-            outlines.append(shapely.Polygon(np.asarray(cell["polygon"], dtype=float)[:, ::-1]))
-            centroids.append(cell["centroid"])
-    return np.array(outlines, dtype=object), shapely.points(np.reshape(centroids, (-1, 2)))
+def count_on_glass(
+    cells: Cells, mask_png: Path, scale_l0: tuple[float, float], read: ReadPixels
+) -> int:
+    """How many centroids the mask leaves out and show nothing but glass.
 
-
-def _off_tissue(outlines: NDArray[Any], mask_png: Path, width: int, height: int) -> int:
-    """How many outlines no tissue pixel of the mask comes within one mask pixel of."""
+    Off the mask alone is no fault: the mask is coarse, and a nucleus may lie a few µm beside it.
+    """
     with Image.open(mask_png) as image:
         tissue = np.asarray(image.convert("L")) > 127
-    rows, cols = tissue.shape
-    scale = np.array([cols / width, rows / height, cols / width, rows / height])
-    boxes = shapely.bounds(outlines) * scale
-    low = np.floor(boxes[:, :2]).astype(int) - 1
-    high = np.ceil(boxes[:, 2:]).astype(int) + 1
-    low, high = low.clip(0), high.clip(1, [cols, rows])
-    # sums over boxes in constant time each: area tables
-    table = np.pad(tissue.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))
-    inside = (
-        table[high[:, 1], high[:, 0]]
-        - table[low[:, 1], high[:, 0]]
-        - table[high[:, 1], low[:, 0]]
-        + table[low[:, 1], low[:, 0]]
+    last = np.array(tissue.shape[::-1]) - 1
+    cols, rows = (cells.centroids / scale_l0).astype(int).clip(0, last).T
+    beside = cells.centroids[~tissue[rows, cols]]
+    return sum(
+        is_glass(read(int(x) - MIDDLE // 2, int(y) - MIDDLE // 2, MIDDLE)) for x, y in beside
     )
-    return int((inside == 0).sum())
+
+
+def is_glass(pixels: NDArray[np.uint8]) -> bool:
+    """Whether RGB pixels are as light and as colourless as an empty slide."""
+    colours = pixels.reshape(-1, 3).astype(float)
+    saturation = (colours.max(axis=1) - colours.min(axis=1)).mean()
+    return bool(colours.mean() > GLASS_LIGHTNESS and saturation < GLASS_SATURATION)

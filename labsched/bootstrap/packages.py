@@ -90,10 +90,20 @@ def explain(output: str, *, log: Path) -> Trouble:
 
 def _follow(line: str, *, log: TextIO, progress: Progress) -> str:
     log.write(line)
-    text = line.strip()
-    if text.startswith(("Collecting", "Downloading", "Installing")):
-        progress.note = text.split(" from ")[0][:70]
+    progress.note = _in_short(line.split()) or progress.note
     return line
+
+
+def _in_short(words: Sequence[str]) -> str:
+    """What pip does now, from one line of its output; empty where it says nothing new."""
+    match words:
+        case ["Collecting", name, *_]:
+            return f"collecting {name}"
+        case ["Downloading", file, size, unit] if not file.endswith(".metadata"):
+            return f"downloading {'-'.join(file.split('-')[:2])} {size} {unit}"
+        case ["Installing", "collected", "packages:", *names]:
+            return f"installing {len(names)} packages"
+    return ""
 
 
 def _make_venv(places: Places) -> None:

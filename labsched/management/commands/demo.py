@@ -73,8 +73,10 @@ def run(
 def report(console: Console, finding: Finding, *, seconds: float) -> None:
     """Name what was found and every file."""
     verdict = finding.verdict
-    area = "" if finding.tissue_mm2 is None else f" in {finding.tissue_mm2:.2f} mm² of tissue"
-    console.print(f"\n{verdict.cells:,} nuclei{area}, {seconds:.0f} s in all.", style="bold")
+    console.print(
+        f"\n{verdict.cells:,} nuclei in {finding.tissue_mm2:.2f} mm² of tissue, {seconds:.0f} s in all.",
+        style="bold",
+    )
     console.print(
         f"Checked: {verdict.on_glass} cells on glass, {verdict.duplicates} pairs of cells with "
         f"IoU over 0.5, {verdict.centroid_outside} centroids outside their outline."

@@ -70,8 +70,10 @@ def run(port: int, *, operator: bool) -> None:
         supervisor = Supervisor(cwd=settings.BASE_DIR)
         cleanup.callback(supervisor.stop)
         redis_url = start_redis(supervisor, cleanup)
+        say("Preparing the database and the static files")
         prepare_database()
         collect_static()
+        say("Starting web, scheduler and workers; the first worker for cells takes a while to load")
         announce = Announcement(port, link=sign_in_link if operator else None)
         supervisor.each_tick = announce
         for service in stack.services(
