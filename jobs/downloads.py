@@ -38,11 +38,13 @@ def send(request: HttpRequest, artifact: Artifact, *, attachment: bool = True) -
         return _unsatisfiable(artifact, etag)
     start, end = wanted
     partial = (start, end) != (0, artifact.size)
+    file = open_stored(artifact)
     response = StreamingHttpResponse(
-        _body(request, open_stored(artifact), start, end - start),
+        _body(request, file, start, end - start),
         status=206 if partial else 200,
         content_type=_content_type(artifact.name),
     )
+    response._resource_closers.append(file.close)  # type: ignore[attr-defined] # never read: HEAD
     if partial:
         response["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
     response["Content-Length"] = str(end - start)
@@ -114,18 +116,14 @@ def _body(request: HttpRequest, file: IO[bytes], start: int, length: int) -> Any
 
 
 def _read(file: IO[bytes], start: int, length: int) -> Iterator[bytes]:
-    with file:
-        file.seek(start)
-        while length > 0 and (chunk := file.read(min(CHUNK, length))):
-            length -= len(chunk)
-            yield chunk
+    file.seek(start)
+    while length > 0 and (chunk := file.read(min(CHUNK, length))):
+        length -= len(chunk)
+        yield chunk
 
 
 async def _read_async(file: IO[bytes], start: int, length: int) -> AsyncIterator[bytes]:
     chunks = _read(file, start, length)
     following = sync_to_async(next, thread_sensitive=False)
-    try:
-        while chunk := await following(chunks, b""):
-            yield chunk
-    finally:
-        file.close()
+    while chunk := await following(chunks, b""):
+        yield chunk

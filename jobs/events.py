@@ -21,7 +21,8 @@ KEPT = dt.timedelta(hours=24)
 
 def lock(tenant_id: int) -> Tenant:
     """Take the tenant's row: first lock of every move, so events commit in `seq` order."""
-    return Tenant.objects.select_for_update().get(pk=tenant_id)
+    # no_key: rows that only point at the tenant may still be written meanwhile
+    return Tenant.objects.select_for_update(no_key=True).get(pk=tenant_id)
 
 
 def record(tenant_id: int, kind: str, entries: list[tuple[uuid.UUID, dict[str, Any]]]) -> None:

@@ -18,7 +18,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 from jobs import retrying, services, types, words
 from jobs.models import Artifact, Edge, Job
-from jobs.rows import download_of, loaded, row_of
+from jobs.rows import download_of, downloads_of, loaded, row_of
 from jobs.scheduling import explain
 from jobs.shapes import progress_row
 from tenants.identity import Identity
@@ -56,7 +56,7 @@ def job_page(request: HttpRequest, who: Identity, job_id: uuid.UUID) -> HttpResp
         "next_step": words.NEXT_STEPS.get(job.reason, "") if job.status.terminal else "",
         "phases": phases_of(job),
         "figures": figures_of(job.summary),
-        "files": [download_of(job, each) for each in job.artifacts.all()],
+        "files": downloads_of(job),
         "params": json.dumps(job.params, indent=2, ensure_ascii=False, sort_keys=True),
         "upstream": neighbours(who, downstream=job),
         "downstream": neighbours(who, upstream=job),

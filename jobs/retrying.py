@@ -6,7 +6,7 @@ from django.db import connection, transaction
 from django.db.models import F
 
 from jobs import events
-from jobs.models import Edge, Job
+from jobs.models import Edge, Job, JobProgress
 from jobs.scheduling import lanes
 from jobs.services import StaleTransition
 from jobs.states import JobState, Reason
@@ -95,4 +95,9 @@ def _reopen(tenant_id: int, revived: list[Job]) -> None:
             started_at=None,
             queued_at=None,
         )
+    ids = [each.pk for each in revived]
+    for start in range(0, len(ids), lanes.BATCH):
+        JobProgress.objects.across_tenants("one locked tenant").filter(
+            pk__in=ids[start : start + lanes.BATCH]
+        ).delete()
     lanes.raise_heads(tenant_id, {each.branch_id for each in revived})

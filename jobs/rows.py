@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
-
-from django.utils import timezone
 
 from jobs import words
 from jobs.models import Artifact, Job
@@ -28,6 +25,7 @@ class Download:
     url: str
     size: int
     sha256: str
+    in_rows: bool
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,7 @@ def row_of(job: Job, *, may_write: bool, waits_for: Iterable[str] = ()) -> JobRo
         failed=job.status is JobState.FAILED,
         took=took(job),
         slide=job.slide.path if job.slide else "",
-        downloads=tuple(
-            download_of(job, each) for each in job.artifacts.all() if each.kind in words.IN_ROWS
-        ),
+        downloads=tuple(each for each in downloads_of(job) if each.in_rows),
         may_cancel=may_write and not job.status.terminal and job.cancel_requested_at is None,
         may_retry=may_write and job.status in RETRIABLE,
         has_viewer=job.slide_id is not None,
@@ -109,12 +105,11 @@ def _waits(job: Job, waits_for: list[str]) -> str:
     return words.WAITS.get(job.reason, "Next in its branch: waits for its turn.")
 
 
-def took(job: Job, now: dt.datetime | None = None) -> str:
-    """How long it has run, or ran."""
-    if job.started_at is None:
+def took(job: Job) -> str:
+    """How long it ran; empty before its end."""
+    if job.started_at is None or job.finished_at is None:
         return ""
-    end = job.finished_at or now or timezone.now()
-    return words.span(max((end - job.started_at).total_seconds(), 0.0))
+    return words.span(max((job.finished_at - job.started_at).total_seconds(), 0.0))
 
 
 def download_of(job: Job, artifact: Artifact) -> Download:
@@ -126,7 +121,15 @@ def download_of(job: Job, artifact: Artifact) -> Download:
         url=f"/api/jobs/{job.uuid}/artifacts/{quote(artifact.name)}",
         size=artifact.size,
         sha256=artifact.sha256,
+        in_rows=artifact.kind in words.IN_ROWS,
     )
+
+
+def downloads_of(job: Job) -> list[Download]:
+    """The files of `job`, what most people want first."""
+    order = {kind: place for place, kind in enumerate(words.FILES)}
+    files = sorted(job.artifacts.all(), key=lambda each: (order.get(each.kind, 99), each.name))
+    return [download_of(job, each) for each in files]
 
 
 def rows_of(

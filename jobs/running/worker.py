@@ -231,6 +231,8 @@ class LabWorker(Worker):
         """The first signal gives the job its grace, the second takes it away."""
         if self.stops and math.isinf(watch.stop_seen_at):
             watch.stop_seen_at = time.monotonic()
+            # no capacity any more: a job handed back must not be promoted to this worker again
+            self.keeper.show(self.keeper.device, warm=False)
             log.info("%s: asked to end, the job has %.0f s to finish", self.name, STOP_GRACE_S)
         if self.stops > 1:
             watch.stop_seen_at = -math.inf

@@ -69,7 +69,7 @@ def line_up(tenant_id: int) -> None:
 def set_paused(lane: Branch, paused: bool) -> None:
     """Pause or resume a lane. Its head stays its head; nothing new of it starts while paused."""
     with transaction.atomic():
-        Tenant.objects.select_for_update().get(pk=lane.tenant_id)
+        Tenant.objects.select_for_update(no_key=True).get(pk=lane.tenant_id)
         Branch.objects.across_tenants("one lane by id").filter(pk=lane.pk).update(paused=paused)
         raise_heads(lane.tenant_id, [lane.pk])
 

@@ -52,7 +52,11 @@ def _settle_user_slots() -> None:
     """Take slots from tenants with nothing to run, and give them to those in line (R4)."""
     held = UserSlot.objects.filter(holder__isnull=False)
     # lock the tenants first: a submission of theirs is either seen here or lines up after us
-    list(Tenant.objects.select_for_update().filter(pk__in=held.values("holder")).order_by("pk"))
+    list(
+        Tenant.objects.select_for_update(no_key=True)
+        .filter(pk__in=held.values("holder"))
+        .order_by("pk")
+    )
     for slot in held.select_related("holder"):
         if slot.holder is not None:
             _settle(slot, slot.holder)
@@ -100,7 +104,7 @@ def _next_in_line() -> Tenant | None:
 
 def _admit(tenant: Tenant, free: list[UserSlot]) -> None:
     """Give the tenant the next free slot, or drop it from the line when nothing of it can run."""
-    Tenant.objects.select_for_update().get(pk=tenant.pk)
+    Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk)
     Tenant.objects.filter(pk=tenant.pk).update(waiting_since=None)
     if _runnable(tenant.pk):
         slot = free.pop(0)
