@@ -97,5 +97,3 @@ def cell_request(slide: Path, model: Path, folder: Path, **params: object) -> Ce
 def outlines_of(cells: list[dict[str, Any]]) -> set[tuple[tuple[float, float], ...]]:
     """The rings of all cells, to compare two results pixel for pixel."""
     return {tuple((x, y) for x, y in cell["polygon"]) for cell in cells}
-
-

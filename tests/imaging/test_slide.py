@@ -45,7 +45,7 @@ def test_the_request_overrides_what_the_file_says(cmu: Path) -> None:
 def test_an_unknown_pixel_size_is_refused_and_says_what_to_give(grey) -> None:
     with open_slide(grey(None)) as slide:
         assert (slide.mpp, slide.mpp_source) == (None, "unknown")
-        with pytest.raises(BadInput, match='give the pixel size .* as "mpp"'):
+        with pytest.raises(BadInput, match=r'give the pixel size .* as "mpp"'):
             cell_pixel_size(slide)
 
 
