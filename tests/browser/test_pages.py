@@ -57,6 +57,15 @@ def test_a_stranger_is_sent_to_the_sign_in_page(stack: Stack, browser: object) -
     context.close()
 
 
+@pytest.mark.parametrize(("path", "shown"), [("/docs", ".swagger-ui"), ("/redoc", "redoc")])
+def test_the_api_pages_are_served_from_here(
+    stack: Stack, page: Page, path: str, shown: str
+) -> None:
+    page.goto(stack.url + path)
+    expect(page.locator(shown).first).to_be_visible(timeout=LIVE_TIMEOUT_MS)
+    expect(page.get_by_text("/api/workflows").first).to_be_visible(timeout=LIVE_TIMEOUT_MS)
+
+
 def test_the_dashboard_shows_the_workflow_that_was_submitted(
     stack: Stack, page: Page, operator: Client
 ) -> None:
@@ -137,7 +146,7 @@ def test_the_viewer_shows_the_slide_and_its_cells(
     assert colours_in(picture) > 1000, "the slide is one plain colour"
 
 
-CELLS = "Number(document.querySelector('[data-cells-drawn]')?.dataset.cellsDrawn ?? 0)"
+CELLS = "Number(document.querySelector('#viewer')?.dataset.cells ?? 0)"
 DRAWN = f"() => {CELLS} > 0"
 TILES = "() => { const v = document.querySelector('[data-viewer]').viewer; return v.world.getItemCount() > 0 && v.world.getItemAt(0).getFullyLoaded(); }"
 
