@@ -104,7 +104,7 @@ def _expressions() -> list[str]:
 
 def _metrics(expression: str) -> set[str]:
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", expression)
-    return set(re.findall(r"[a-z_][a-z0-9_]*", bare)) - FUNCTIONS
+    return set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", bare)) - FUNCTIONS
 
 
 @pytest.mark.parametrize(
