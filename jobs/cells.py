@@ -1,4 +1,4 @@
-"""Cells of a finished job, read from its JSONL artifact: a page, a window, one cell."""
+"""Cells of a finished job, read from its JSONL artifact, where everything is [x, y]."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ class CellIndex:
         left, top, right, bottom = self.boxes
         found = []
         for number in range(len(self)):
-            if left[number] <= x1 and right[number] >= x0:
-                if top[number] <= y1 and bottom[number] >= y0:
-                    found.append(number)
-                    if len(found) > most:
-                        break
+            beside = left[number] > x1 or right[number] < x0
+            if beside or top[number] > y1 or bottom[number] < y0:
+                continue
+            found.append(number)
+            if len(found) > most:
+                break
         return found
 
 
@@ -99,8 +100,8 @@ def _build(file: IO[bytes]) -> CellIndex:
 
 
 def _box(cell: dict[str, Any]) -> Box:
-    """The box round a cell. Its polygon is [y, x], its centroid [x, y]: the published format."""
-    points = cell.get("polygon") or [cell["centroid"][::-1]]
-    ys = [point[0] for point in points]
-    xs = [point[1] for point in points]
+    """The box round a cell."""
+    points = cell.get("polygon") or [cell["centroid"]]
+    xs = [point[0] for point in points]
+    ys = [point[1] for point in points]
     return min(xs), min(ys), max(xs), max(ys)

@@ -71,11 +71,19 @@ def page_of_cells(job: Job, number: int, size: int) -> dict[str, Any]:
         raise NotFound(f"There is no page {number}: the last one is {pages}.")
     start = (number - 1) * size
     return {
-        "cells": cells.read(lines, range(start, min(total, start + size))),
+        "cells": [
+            _published(cell) for cell in cells.read(lines, range(start, min(total, start + size)))
+        ],
         **_last_fields(document(job)),
         "page": number,
         "pages": pages,
     }
+
+
+def _published(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell of the JSONL as the document has it: its polygon is [y, x]."""
+    fields = ("cell_id", "label_id", "polygon", "area", "centroid")
+    return {name: cell[name] for name in fields} | {"polygon": [[y, x] for x, y in cell["polygon"]]}
 
 
 def _last_fields(artifact: Artifact) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class WhySerializer(serializers.Serializer[object]):
 
 
 class CellSerializer(serializers.Serializer[object]):
-    """One cell; the polygon is [y, x], the centroid [x, y], both in level-0 pixels."""
+    """One cell in level-0 pixels; the polygon is [y, x] in the document, [x, y] elsewhere."""
 
     cell_id = serializers.IntegerField()
     label_id = serializers.IntegerField()

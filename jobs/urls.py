@@ -17,7 +17,9 @@ api_urls = [
     *either("jobs/<str:id>/artifacts/<str:name>", JobViewSet.as_view({"get": "artifact"})),
     *either("jobs/<str:id>/cells", JobViewSet.as_view({"get": "cells"})),
     *either("jobs/<str:id>/cells/<str:number>", JobViewSet.as_view({"get": "cell"})),
-    *either("visualization/<str:id>/visualization", VisualizationViewSet.as_view({"get": "retrieve"})),
+    *either(
+        "visualization/<str:id>/visualization", VisualizationViewSet.as_view({"get": "retrieve"})
+    ),
     *either("slides", SlideViewSet.as_view({"get": "list"})),
     *either("slides/<str:id>.dzi", SlideViewSet.as_view({"get": "dzi"})),
     *either("slides/<str:id>_files/<str:level>/<str:tile>", SlideViewSet.as_view({"get": "tile"})),

@@ -95,7 +95,9 @@ class _TenantNames:
 
     def __init__(self) -> None:
         most = settings.METRICS_TENANT_LABELS
-        rows = _jobs().values_list("tenant").annotate(count=Count("pk")).order_by("-count", "tenant")
+        rows = (
+            _jobs().values_list("tenant").annotate(count=Count("pk")).order_by("-count", "tenant")
+        )
         top = [tenant for tenant, _ in rows[:most]] if most else []
         self.keys = dict(Tenant.objects.filter(pk__in=top).values_list("pk", "key"))
 
@@ -126,9 +128,7 @@ def _gauges() -> Iterator[Metric]:
         "User slots that a tenant holds.",
         UserSlot.objects.filter(holder__isnull=False).count(),
     )
-    yield _gauge(
-        "worker_active_jobs", "Jobs that a worker holds.", dashboard.workers()["busy"]
-    )
+    yield _gauge("worker_active_jobs", "Jobs that a worker holds.", dashboard.workers()["busy"])
     yield from _by_queue()
     yield _depth_by_branch()
 
@@ -148,8 +148,11 @@ def _by_queue() -> Iterator[Metric]:
     live = Worker.objects.live().filter(warm=True).order_by()
     warm = live.values_list("queue").annotate(Count("pk"))
     yield _queue_gauge("workers_warm", "Workers that can take a job.", dict(warm))
-    oldest = _jobs().waiting().values_list("queue").annotate(
-        age=ExpressionWrapper(Now() - F("created_at"), output_field=DurationField())
+    oldest = (
+        _jobs()
+        .waiting()
+        .values_list("queue")
+        .annotate(age=ExpressionWrapper(Now() - F("created_at"), output_field=DurationField()))
     )
     ages: dict[str, float] = {}
     for queue in settings.QUEUES:
@@ -230,5 +233,3 @@ def _histogram(name: str, text: str, jobs: JobQuerySet, span: Any) -> Metric:
         buckets.append((label, float(running)))
     family.add_metric([], buckets, sum_value=total)
     return family
-
-

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.urls import include, path
-from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
+from drf_spectacular.views import (
+    SpectacularJSONAPIView,
+    SpectacularRedocView,
+    SpectacularSwaggerSplitView,
+)
 
 from jobs.urls import api_urls as job_urls
 from labsched import health, views
@@ -17,7 +21,7 @@ api_urls = [*workflow_urls, *job_urls]
 urlpatterns = [
     path("api/", include(api_urls)),
     *either("api/schema", SpectacularJSONAPIView.as_view(), name="schema"),
-    *either("docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    *either("docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     *either("redoc", SpectacularRedocView.as_view(url_name="schema"), name="redoc"),
     *either("health", health.health, name="health"),
     *either("health/live", health.live),

@@ -13,7 +13,9 @@ from django_prometheus.exports import ExportToDjangoView
 
 from labsched.unprefixed import is_program
 
-FAULT = "Something went wrong on our side. It was logged; try again, and tell an operator if it stays."
+FAULT = (
+    "Something went wrong on our side. It was logged; try again, and tell an operator if it stays."
+)
 NOT_FOUND = "There is nothing at this address."
 
 

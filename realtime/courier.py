@@ -47,12 +47,8 @@ class Courier:
     def _start(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.news = None  # the thread looks at what waits before it first sleeps
-        threading.Thread(target=self._run, name="feed courier", daemon=True).start()
-
-    def _run(self) -> None:
-        assert self.loop is not None
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._deliver())
+        run = self.loop.run_until_complete
+        threading.Thread(target=lambda: run(self._deliver()), daemon=True).start()
 
     async def _deliver(self) -> None:
         with self.lock:
@@ -72,7 +68,7 @@ class Courier:
             return
         try:
             await asyncio.wait_for(layer.group_send(group, message), SEND_TIMEOUT_S)
-        except Exception as error:  # noqa: BLE001 - whatever Redis says, the work goes on
+        except Exception as error:
             self._complain(error)
 
     def _complain(self, error: Exception) -> None:
@@ -91,7 +87,7 @@ def post(group: str, message: Message, *, about: str = "") -> None:
 
 def _forget() -> None:
     """A forked child has no copy of the thread: it starts its own."""
-    global _courier  # noqa: PLW0603
+    global _courier
     _courier = Courier()
 
 

@@ -33,9 +33,7 @@ def _moved(tenant_id: int, **_: object) -> None:
     _post(tenant_id, {"type": "feed.moved"})
 
 
-def _progressed(
-    tenant_id: int, workflow_id: uuid.UUID, data: dict[str, Any], **_: object
-) -> None:
+def _progressed(tenant_id: int, workflow_id: uuid.UUID, data: dict[str, Any], **_: object) -> None:
     message = {"type": "feed.tick", "workflow": str(workflow_id), "data": data}
     _post(tenant_id, message, about=str(data.get("job") or data.get("id")))
 

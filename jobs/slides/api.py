@@ -95,9 +95,7 @@ class SlideViewSet(TenantViewSet):
         if place is None or not LEVEL.fullmatch(level):
             raise NotFound(NOTHING_HERE)
         address = int(place[1]), int(place[2])
-        return self._answer(
-            "image/jpeg", lambda slide: deepzoom.tile(slide, int(level), address)
-        )
+        return self._answer("image/jpeg", lambda slide: deepzoom.tile(slide, int(level), address))
 
     @extend_schema(
         parameters=[SLIDE_ID, OpenApiParameter("size", int, description="32 to 1024 pixels.")],

@@ -188,9 +188,9 @@ def shape(slide: Slide, *, probe: bool = False) -> dict[str, Any]:
     except NoSlide:
         return _shape(slide, None, "The file is no longer there: put it back, or choose another.")
     known = _facts.get(key)
-    if known is None and probe:
+    if probe:
         try:
-            known = facts_of(slide)
+            known = facts_of(slide)  # stores them, too
         except Unreadable as error:
             known = str(error)
     if known is None and slide.pk is not None and _stored(slide, key):

@@ -57,7 +57,7 @@ _shared_cache: openslide.OpenSlideCache | None = None
 
 
 def _cache() -> openslide.OpenSlideCache:
-    global _shared_cache  # noqa: PLW0603 - one bounded cache for the whole process
+    global _shared_cache
     if _shared_cache is None:
         _shared_cache = openslide.OpenSlideCache(CACHE_BYTES)
     return _shared_cache

@@ -1,0 +1,3 @@
+"""The REST API on a real database."""
+
+from __future__ import annotations
