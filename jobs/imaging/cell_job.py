@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +52,9 @@ def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
         with Spool(stage.folder / "blocks.spool") as spool:
             with progress.phase("segment") as tick:
                 segmenter = Segmenter(plan, tick)
-                for block, cells in segmenter.blocks():
-                    spool.add(block, cells)
+                with closing(segmenter.blocks()) as blocks:
+                    for block, cells in blocks:
+                        spool.add(block, cells)
             with progress.phase("merge"):
                 _assert_once(spool)
             counts = _counts(plan, found, size, segmenter, spool)

@@ -7,7 +7,7 @@ the logits of a few rows of windows in one strip, whatever the slide's size.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
@@ -59,7 +59,6 @@ class Segmenter:
         self.plan = plan
         self.tick = tick
         self.done = 0
-        self.unresolved = 0
         self.strips = [_Strip(plan.grid, blocks) for blocks in plan.grid.strips()]
         self.total = sum(len(strip.order) for strip in self.strips)
         self.batch = 1 if plan.network.device.type == "cpu" else 8
@@ -68,13 +67,13 @@ class Segmenter:
             min(4, max(1, cores() // 2)), thread_name_prefix="post"
         )
 
-    def blocks(self) -> Iterator[tuple[Rect, Cells]]:
-        """Every block that runs, as soon as it is finished, with its cells."""
+    def blocks(self) -> Generator[tuple[Rect, Cells]]:
+        """Every block that runs, as soon as it is finished, with its cells. Close it to stop."""
         try:
             for strip in self.strips:
                 yield from self._strip(strip)
-        finally:  # reader threads hold the slide open; the others only hold memory
-            self._finishers.shutdown(wait=False, cancel_futures=True)
+        finally:  # these threads use the slide, which the caller closes next
+            self._finishers.shutdown(wait=True, cancel_futures=True)
             self._readers.shutdown(wait=True, cancel_futures=True)
 
     def _strip(self, strip: _Strip) -> Iterator[tuple[Rect, Cells]]:
@@ -95,23 +94,29 @@ class Segmenter:
         runs: deque[
             tuple[list[Window], list[NDArray[np.uint8]], Future[list[NDArray[np.float32]]]]
         ] = deque()
-        while waiting or reads or runs:
-            while waiting and len(reads) < READ_AHEAD:
-                batch = waiting.popleft()
-                reads.append((batch, [self._readers.submit(self._read, one.area) for one in batch]))
-            if reads and len(runs) < 2:
-                batch, futures = reads.popleft()
-                tiles = [self._wait(future) for future in futures]
-                run = self.plan.network.submit(tiles, self.plan.scale, self.plan.precision)
-                runs.append((batch, tiles, run))
-                continue
-            batch, tiles, run = runs.popleft()
-            made = self._wait(run)
-            for window, tile, logits in zip(batch, tiles, made, strict=True):
-                self.done += 1
-                self.tick(self.done, self.total)
-                rows, cols = window.keep.slices(window.area)
-                yield window, Piece(window.keep, logits[:, rows, cols].copy(), tile[rows, cols])
+        try:
+            while waiting or reads or runs:
+                while waiting and len(reads) < READ_AHEAD:
+                    batch = waiting.popleft()
+                    reads.append(
+                        (batch, [self._readers.submit(self._read, one.area) for one in batch])
+                    )
+                if reads and len(runs) < 2:
+                    batch, futures = reads.popleft()
+                    tiles = [self._wait(future) for future in futures]
+                    run = self.plan.network.submit(tiles, self.plan.scale, self.plan.precision)
+                    runs.append((batch, tiles, run))
+                    continue
+                batch, tiles, run = runs.popleft()
+                made = self._wait(run)
+                for window, tile, logits in zip(batch, tiles, made, strict=True):
+                    self.done += 1
+                    self.tick(self.done, self.total)
+                    rows, cols = window.keep.slices(window.area)
+                    yield window, Piece(window.keep, logits[:, rows, cols].copy(), tile[rows, cols])
+        finally:  # what the network has not begun it need not begin
+            for _, _, run in runs:
+                run.cancel()
 
     def _read(self, area: Rect) -> NDArray[np.uint8]:
         """RGB of an area of the padded plane; beyond the plane it is reflected, as InstanSeg pads."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from numpy.typing import NDArray
 
 from jobs.imaging import contours, postprocess, preparation
@@ -94,8 +95,6 @@ def test_half_precision_keeps_the_objects(net: Network, cmu: Path, tmp_path: Pat
 
 
 def _f1(one: list[dict], other: list[dict], least: float) -> float:
-    import shapely
-
     first = np.array([shapely.Polygon(cell["polygon"]) for cell in one])
     second = np.array([shapely.Polygon(cell["polygon"]) for cell in other])
     pairs = shapely.STRtree(first).query(second, predicate="intersects")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,17 @@ from PIL import Image
 
 from jobs.imaging.contract import TissueRequest
 from jobs.imaging.network import Network
-from jobs.imaging.pipeline import find_tissue
-from tests.imaging.slides import GLASS, Pixels, on_glass, run_cells, silent, write_levels
+from jobs.imaging.pipeline import find_tissue, segment_cells
+from tests.imaging.slides import (
+    GLASS,
+    Pixels,
+    Run,
+    cell_request,
+    on_glass,
+    run_cells,
+    silent,
+    write_levels,
+)
 
 BLOCKS = ((200, 300, 500, 400), (1200, 900, 310, 617))  # x, y, width, height; level-0 pixels
 
@@ -97,7 +107,7 @@ def test_a_ring_keeps_its_hole_and_what_lies_in_it(tmp_path: Path) -> None:
     facts, _ = _find(slide, tmp_path / "out")
     features = json.loads((tmp_path / "out" / "tissue.geojson").read_text())["features"]
     areas = sorted(shapely.geometry.shape(one["geometry"]).area for one in features)
-    assert areas == pytest.approx([200**2, 1200**2 - 600**2], rel=0.1)
+    assert areas == pytest.approx([200**2, 1200**2 - 600**2], rel=0.15)
     assert facts["pieces"] == 2
 
 
@@ -118,11 +128,6 @@ def test_the_mask_of_an_upstream_job_decides_where_cells_are_looked_for(
     half[:, :56] = 255
     Image.fromarray(half).save(tmp_path / "mask.png")
     both = run_cells(slide, net.path, tmp_path / "both").cells
-    from dataclasses import replace
-
-    from jobs.imaging.pipeline import segment_cells
-    from tests.imaging.slides import Run, cell_request
-
     request = replace(
         cell_request(slide, net.path, tmp_path / "left"), tissue_mask=tmp_path / "mask.png"
     )

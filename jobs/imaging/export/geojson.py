@@ -88,13 +88,13 @@ def tissue_polygons(tissue: Tissue) -> list[shapely.Polygon | shapely.MultiPolyg
     """One valid polygon with holes per edge-joined piece of the mask, in level-0 pixels."""
     labels, count = ndimage.label(tissue.mask)
     pieces = _filled(labels.astype(np.int32), count, tissue.scale)
-    # what a piece encloses may hold glass or further pieces: all that is not mask is cut out
+    # a hole goes whole, with the further pieces that may lie in it: those are pieces themselves
     holes, hole_count = ndimage.label(~np.pad(tissue.mask, 1))
     outside = holes[0, 0]
     inner = _filled(holes[1:-1, 1:-1].astype(np.int32), hole_count, tissue.scale, skip=outside)
     tree = shapely.STRtree(inner)
     return [
-        shapely.difference(piece, shapely.union_all([inner[i] for i in tree.query(piece)]))
+        shapely.difference(piece, shapely.union_all(inner[tree.query(piece, predicate="covers")]))
         for piece in pieces
     ]
 

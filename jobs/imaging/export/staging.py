@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.imaging.contract import ArtifactFile, BadInput
+from jobs.imaging.contract import ArtifactFile, BadInput, NoSpace
 
 
 class Staging:
@@ -49,5 +50,12 @@ def staging(target: Path) -> Iterator[Staging]:
         ) from error
     try:
         yield Staging(folder, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpace(
+            f"The disk that holds {target} is full; nothing of this job was kept. Free some space "
+            "and retry the job."
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
