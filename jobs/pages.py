@@ -55,7 +55,7 @@ def job_page(request: HttpRequest, who: Identity, job_id: uuid.UUID) -> HttpResp
         "why": explain.why(job) if not job.status.terminal else None,
         "next_step": words.NEXT_STEPS.get(job.reason, "") if job.status.terminal else "",
         "phases": phases_of(job),
-        "figures": figures_of(job.summary),
+        "figures": words.figures(job.summary),
         "files": downloads_of(job),
         "params": json.dumps(job.params, indent=2, ensure_ascii=False, sort_keys=True),
         "upstream": neighbours(who, downstream=job),
@@ -177,21 +177,3 @@ def phase_names(job: Job, timed: list[str]) -> list[str]:
     except types.UnknownType:
         return timed
     return declared + [name for name in timed if name not in declared]
-
-
-FIGURES = (
-    ("cells", "cells", "{:,.0f}"),
-    ("tissue_mm2", "mm² of tissue", "{:,.2f}"),
-    ("cells_per_mm2", "cells per mm²", "{:,.0f}"),
-    ("tiles", "tiles", "{:,.0f}"),
-    ("tissue_fraction", "of the slide is tissue", "{:.0%}"),
-)
-
-
-def figures_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """The counts of a result as (number, what it counts)."""
-    return [
-        (pattern.format(summary[name]), word)
-        for name, word, pattern in FIGURES
-        if isinstance(summary.get(name), int | float)
-    ]

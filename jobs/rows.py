@@ -42,6 +42,7 @@ class JobRow:
     progress: float
     doing: str
     note: str
+    result: str
     failed: bool
     took: str
     slide: str
@@ -72,6 +73,7 @@ def row_of(job: Job, *, may_write: bool, waits_for: Iterable[str] = ()) -> JobRo
         progress=progress_of(job),
         doing=words.doing(phase, ticks.tiles_done, ticks.tiles_total) if phase else "",
         note=note_of(job, waits_for),
+        result=words.result(job.summary) if job.status is JobState.SUCCEEDED else "",
         failed=job.status is JobState.FAILED,
         took=took(job),
         slide=job.slide.path if job.slide else "",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 STATES = {
     "PENDING": "Waiting",
     "QUEUED": "Starting",
@@ -80,6 +83,13 @@ FILES = {
     "tissue_qc": ("Picture", "A thumbnail with the outlines, to check by eye."),
     "manifest": ("Manifest", "Model, parameters, versions, timings and hashes of this result."),
 }
+FIGURES = (
+    ("cells", "cells", "{:,.0f}"),
+    ("tissue_mm2", "mm² of tissue", "{:,.2f}"),
+    ("tissue_fraction", "of the slide", "{:.0%}"),
+    ("cells_per_mm2", "cells per mm²", "{:,.0f}"),
+    ("median_area_um2", "µm² median area", "{:,.1f}"),
+)
 IN_ROWS = ("geojson", "cells_jsonl", "segmentation", "tissue_mask", "tissue_geojson")
 
 
@@ -106,6 +116,20 @@ def doing(phase_name: str, tiles_done: int, tiles_total: int) -> str:
         return ""
     tiles = f" · {tiles_done:,} of {tiles_total:,} tiles" if tiles_total else ""
     return f"{phase(phase_name)}{tiles}"
+
+
+def result(summary: Mapping[str, Any]) -> str:
+    """What a finished job found, in a line: "1,522 cells · 0.63 mm² of tissue"."""
+    return " · ".join(f"{number} {word}" for number, word in figures(summary)[:2])
+
+
+def figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The counts of a result as (number, what it counts)."""
+    return [
+        (pattern.format(summary[name]), word)
+        for name, word, pattern in FIGURES
+        if isinstance(summary.get(name), int | float)
+    ]
 
 
 def span(seconds: float) -> str:

@@ -36,6 +36,12 @@ class Shell:
     any_id: bool
 
     @property
+    def feed(self) -> str:
+        """The address of the live feed; who came by a trusted header is named in it."""
+        named = "" if self.who.user else f"?{urlencode({'user_id': self.tenant.key})}"
+        return f"/api/progress/ws{named}"
+
+    @property
     def last_event(self) -> int:
         """Where the live feed goes on: read before the page's rows, so that nothing is missed."""
         return self.who.tenant.next_event - 1

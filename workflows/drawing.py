@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 NODE_W, NODE_H = 196, 78
-GAP = 46
+GAP = 60
 PAD = 18
 LABEL_H = 30
 LANE_H = LABEL_H + NODE_H + 20
@@ -142,7 +142,7 @@ def arrow(places: Mapping[str, Place], upstream: str, downstream: str) -> Arrow:
         path = f"M{x0} {y0}C{x0 + 30} {top} {x0 + 20} {top} {x0 + 60} {top}H{x1 - 60}"
         path += f"C{x1 - 20} {top} {x1 - 34} {y1} {x1} {y1}"
     else:
-        bend = max((x1 - x0) // 2, 28)
+        bend = max((x1 - x0) * 3 // 5, 28)
         path = f"M{x0} {y0}C{x0 + bend} {y0} {x1 - bend} {y1} {x1} {y1}"
     return Arrow(upstream, downstream, path)
 

@@ -35,10 +35,25 @@ function tick(data) {
   if (!id || typeof data.progress !== "number") return;
   moveBars(id, data.progress);
   for (const text of all("data-doing", id)) text.textContent = doing(data);
+  if (main?.dataset.jobPage === id && main.dataset.phase !== data.phase) {
+    main.dataset.phase = data.phase; // the list of phases has moved on
+    nudge();
+  }
   for (const whole of document.querySelectorAll("[data-mean]")) {
     if (whole.querySelector(`[data-bar="${CSS.escape(id)}"]`)) moveWhole(whole);
   }
   retitle();
+}
+
+/** The totals of all, as the scheduler tells them; whether any worker is there is for the server. */
+function figures({ active_users: users, workers }) {
+  const told = { active_users: users, busy: workers?.busy, total: workers?.total };
+  for (const figure of document.querySelectorAll("[data-figure]")) {
+    const now = told[figure.dataset.figure];
+    if (now === undefined || figure.textContent === String(now)) continue;
+    if (figure.dataset.figure === "total" && !Number(figure.textContent) !== !now) nudge();
+    figure.textContent = String(now);
+  }
 }
 
 function doing({ phase, tiles_done: done, tiles_total: total }) {
@@ -130,6 +145,7 @@ function badge(link) {
   live.textContent = WORDS[link];
 }
 
+const takes = { progress: tick, queue: figures, cells: () => {} };
 const feed = new Feed(document.body.dataset.feed, {
   workflow: main?.dataset.workflow ?? "",
   since: document.body.dataset.since ?? "",
@@ -137,8 +153,7 @@ const feed = new Feed(document.body.dataset.feed, {
 feed.addEventListener("link", ({ detail }) => badge(detail));
 feed.addEventListener("message", ({ detail }) => {
   document.dispatchEvent(new CustomEvent("labsched:message", { detail }));
-  if (detail.type === "progress") tick(detail.data);
-  else if (detail.type !== "cells") nudge();
+  (takes[detail.type] ?? nudge)(detail.data);
 });
 if (document.body.dataset.feed) feed.open();
 

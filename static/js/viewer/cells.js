@@ -1,7 +1,7 @@
 /* The cells of a job in memory: outlines in typed arrays, sorted into square chunks of the slide.
    Coordinates are pixels of the deep-zoom image. */
 
-const CHUNK = 1024;
+const CHUNK = 512;
 const FIRST_POINTS = 1 << 16;
 
 /** A square of the slide with the cells whose boxes begin in it. */

@@ -7,6 +7,7 @@ const DIRECT = 3500; // cells that one frame can draw
 const REST_MS = 90;
 const SLICE_MS = 9;
 const DOT_UNDER = 3; // CSS pixels: smaller cells are dots
+const THIN_UNDER = 16; // smaller ones have a thin outline, or they would hide the tissue
 const PICKED = "#ffe600";
 
 export class Overlay {
@@ -17,7 +18,7 @@ export class Overlay {
     this.tissue = null;
     this.picked = -1;
     this.look = {
-      cells: true, tissue: true, fill: false, colour: "#00d3e6", width: 1.5, tissueColour: "#1848c8",
+      cells: true, tissue: true, fill: false, colour: "#00d3e6", width: 1.6, tissueColour: "#1848c8",
     };
     this.canvas = document.createElement("canvas");
     this.canvas.className = "cells";
@@ -132,7 +133,9 @@ export class Overlay {
   drawChunks(context, view, chunks) {
     const { colour, fill, width } = this.look;
     context.strokeStyle = context.fillStyle = colour;
-    const dots = this.cells.span * view.scale < DOT_UNDER;
+    const shown = this.cells.span * view.scale;
+    const dots = shown < DOT_UNDER;
+    const line = shown < THIN_UNDER ? width * 0.6 : width;
     for (const chunk of chunks) {
       this.place(context, view, chunk.x, chunk.y);
       if (dots) {
@@ -145,7 +148,7 @@ export class Overlay {
         context.fill(path);
         context.globalAlpha = 1;
       }
-      context.lineWidth = width / view.scale;
+      context.lineWidth = line / view.scale;
       context.stroke(path);
     }
   }
