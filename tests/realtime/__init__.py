@@ -1,0 +1,3 @@
+"""The live feed on a real Redis."""
+
+from __future__ import annotations
