@@ -26,6 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (BadInput, MissingWeights) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except OSError as error:
+        sys.stderr.write(
+            f"The results cannot be written to {options.out} ({error.strerror}): free some space "
+            "there, or give another folder.\n"
+        )
+        return 1
     for outcome in outcomes:
         for artifact in outcome.artifacts:
             sys.stdout.write(f"{artifact.path}\n")

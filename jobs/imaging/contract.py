@@ -20,10 +20,6 @@ class BadInput(Exception):
     """The request cannot be done; the message tells a person what is wrong and what to do next."""
 
 
-class NoSpace(Exception):
-    """The results do not fit on the disk; trying again helps once there is room."""
-
-
 @dataclass(frozen=True)
 class ArtifactFile:
     """One result file: where it lies now, and the name a person downloads it under."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.imaging.contract import ArtifactFile, BadInput, NoSpace
+from jobs.imaging.contract import ArtifactFile
 
 
 class Staging:
@@ -40,22 +39,9 @@ class Staging:
 @contextmanager
 def staging(target: Path) -> Iterator[Staging]:
     """A staging folder inside `target`; gone at the end, whatever happens."""
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
-    except OSError as error:
-        raise BadInput(
-            f"The results cannot be written to {target} ({error.strerror}): free some space there "
-            "or choose a folder that can be written."
-        ) from error
+    target.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
     try:
         yield Staging(folder, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoSpace(
-            f"The disk that holds {target} is full; nothing of this job was kept. Free some space "
-            "and retry the job."
-        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
