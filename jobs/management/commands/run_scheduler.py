@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 class Command(BaseCommand):
     """Any number of these may run; one decides at a time."""
 
+    requires_system_checks = ()  # checking addresses would import the whole web
     help = "Promote waiting jobs to the worker queues until told to stop."
 
     def add_arguments(self, parser: CommandParser) -> None:
