@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections
@@ -86,7 +87,7 @@ class Keeper(threading.Thread):
             if now >= self._row_due:
                 self._row_due = now + self._attempted(self._keep_row, self._row_s())
             if now >= self._lease_due and (held := self._held) is not None:
-                wait_s = self._attempted(lambda held=held: self._renew(held), self._renewal_s())
+                wait_s = self._attempted(partial(self._renew, held), self._renewal_s())
                 if held is self._held:
                     self._lease_due = now + wait_s
             pause_s = min(self._row_due, self._lease_due) - time.monotonic()
