@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import django_filters as filters
 from django.http import HttpResponseBase
@@ -59,16 +59,17 @@ class JobViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantViewSet
 
     queryset = Job.objects.all()
     serializer_class = WholeJobSerializer
-    filterset_class = JobFilter
+    filterset_class: type[JobFilter] | None = JobFilter
     id_field = "uuid"
     ordering = "-id"
 
     def filtered(self, rows: TenantQuerySet) -> TenantQuerySet:
-        return with_lists(rows)  # type: ignore[arg-type]
+        return with_lists(rows)
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """The tenant's jobs, newest first."""
-        page = self.paginate_queryset(with_lists(self.filter_queryset(self.get_queryset())))
+        rows = cast(TenantQuerySet, self.filter_queryset(self.get_queryset()))
+        page = self.paginate_queryset(with_lists(rows))
         return self.get_paginated_response([whole(job) for job in page or []])
 
     @extend_schema(parameters=[JOB_ID], responses={200: WholeJobSerializer, 404: ErrorSerializer})
@@ -199,7 +200,7 @@ class VisualizationViewSet(TenantViewSet):
     id_field = "uuid"
 
     def filtered(self, rows: TenantQuerySet) -> TenantQuerySet:
-        return with_lists(rows).select_related("slide__tenant")  # type: ignore[arg-type]
+        return with_lists(rows).select_related("slide__tenant")
 
     @extend_schema(
         parameters=[JOB_ID], responses={200: VisualizationSerializer, 404: ErrorSerializer}

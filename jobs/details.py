@@ -7,11 +7,11 @@ from typing import Any
 from django.db.models import Prefetch
 
 from jobs.models import Artifact, Edge, Job
-from jobs.models.jobs import JobQuerySet
 from jobs.shapes import job_detail, progress_row
+from tenants.scoping import TenantQuerySet
 
 
-def with_lists(jobs: JobQuerySet) -> JobQuerySet:
+def with_lists(jobs: TenantQuerySet) -> TenantQuerySet:
     """`jobs` with all that `whole` reads: three queries however many jobs there are."""
     edges = (
         Edge.objects.across_tenants("edges of jobs that came through a door")

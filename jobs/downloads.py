@@ -124,6 +124,10 @@ def _read(file: IO[bytes], start: int, length: int) -> Iterator[bytes]:
 
 async def _read_async(file: IO[bytes], start: int, length: int) -> AsyncIterator[bytes]:
     chunks = _read(file, start, length)
-    following = sync_to_async(next, thread_sensitive=False)
-    while chunk := await following(chunks, b""):
+
+    def following() -> bytes:
+        return next(chunks, b"")
+
+    in_thread = sync_to_async(following, thread_sensitive=False)
+    while chunk := await in_thread():
         yield chunk

@@ -123,7 +123,7 @@ class SlideSerializer(serializers.Serializer[object]):
     id = serializers.UUIDField()
     name = serializers.CharField()
     image_path = serializers.CharField()
-    root = serializers.CharField()
+    root = serializers.CharField()  # type: ignore[assignment]
     size = serializers.IntegerField(help_text="Bytes.")
     vendor = serializers.CharField(allow_null=True)
     width = serializers.IntegerField(allow_null=True, help_text="Level-0 pixels.")

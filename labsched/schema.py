@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
 
-class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class BearerScheme(OpenApiAuthenticationExtension):
     """Scripts."""
 
     target_class = "tenants.authentication.BearerAuthentication"
@@ -17,7 +17,7 @@ class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
         return {"type": "http", "scheme": "bearer"}
 
 
-class UserHeaderScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class UserHeaderScheme(OpenApiAuthenticationExtension):
     """The demo, or a proxy that signs people in."""
 
     target_class = "tenants.authentication.UserHeaderAuthentication"
@@ -27,7 +27,7 @@ class UserHeaderScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyp
         return {"type": "apiKey", "in": "header", "name": "X-User-ID"}
 
 
-class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class SessionScheme(OpenApiAuthenticationExtension):
     """Pages."""
 
     target_class = "tenants.authentication.TenantSessionAuthentication"

@@ -23,6 +23,7 @@ urlpatterns = [
     *either("api/schema", SpectacularJSONAPIView.as_view(), name="schema"),
     *either("docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     *either("redoc", SpectacularRedocView.as_view(url_name="schema"), name="redoc"),
+    path("redoc/script.js", views.redoc_script, name="redoc-script"),
     *either("health", health.health, name="health"),
     *either("health/live", health.live),
     *either("metrics", views.metrics, name="metrics"),

@@ -54,19 +54,19 @@ def workflow_of(tenant: Tenant, text: str | None) -> uuid.UUID | None:
         wanted = uuid.UUID(text)
     except ValueError as error:
         raise UnknownWorkflow(text) from error
-    if tenant.pk is None or not _workflows(tenant).filter(pk=wanted).exists():
+    if tenant._state.adding or not _workflows(tenant).filter(pk=wanted).exists():
         raise UnknownWorkflow(text)
     return wanted
 
 
 def saved(tenant: Tenant) -> Tenant:
     """The tenant's row, once there is one."""
-    return tenant if tenant.pk is not None else identity.tenant_of(tenant.key)
+    return identity.tenant_of(tenant.key) if tenant._state.adding else tenant
 
 
 def last_seq(tenant: Tenant) -> int:
     """The number of the tenant's last event; 0 before the first."""
-    if tenant.pk is None:
+    if tenant._state.adding:
         return 0
     return int(Tenant.objects.values_list("next_event", flat=True).get(pk=tenant.pk)) - 1
 
@@ -85,7 +85,7 @@ def snapshot(tenant: Tenant, workflow: uuid.UUID | None) -> tuple[int, dict[str,
     The number is read first: what changes meanwhile is told again, never left out.
     """
     seq = last_seq(tenant)
-    if tenant.pk is None:
+    if tenant._state.adding:
         return 0, {"workflows": [], "jobs": []}
     rows, jobs = _workflows(tenant), Job.objects.for_tenant(tenant)
     if workflow is not None:

@@ -37,7 +37,7 @@ def websocket_application() -> OriginIfGiven:
     router = URLRouter(
         [
             re_path(r"^(?:api/)?progress/ws/?$", FeedConsumer.as_asgi()),
-            re_path(r"", Nowhere()),
+            re_path(r"", Nowhere()),  # type: ignore[arg-type]
         ]
     )
     return OriginIfGiven(AuthMiddlewareStack(router))

@@ -31,8 +31,8 @@ class TenantViewSet(GenericViewSet[Any]):
         return self.identity.tenant
 
     def get_queryset(self) -> TenantQuerySet:
-        rows = cast(TenantQuerySet, self.queryset)
-        if self.tenant.pk is None:
+        rows: TenantQuerySet = cast(Any, self).queryset
+        if self.tenant._state.adding:
             return rows.across_tenants("a tenant that never wrote owns no rows").none()
         return rows.for_tenant(self.tenant)
 

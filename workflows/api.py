@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins
-from rest_framework.exceptions import APIException, Throttled, ValidationError
+from rest_framework.exceptions import APIException, ErrorDetail, Throttled, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobs.api import JOB_ID, JobViewSet
 from jobs.details import whole, with_lists
 from jobs.models import Job
+from jobs.models.jobs import JobQuerySet
 from jobs.serializers import ErrorSerializer, WholeJobSerializer
 from tenants.api import TenantViewSet, uuid_or_404
 from workflows import dashboard, submission
@@ -48,7 +49,7 @@ def write(action: Any, *arguments: Any, **named: Any) -> Any:
         raise Conflicting(str(error)) from error
     except submission.TooManyPending as error:
         refusal = Throttled(wait=RETRY_AFTER_S)
-        refusal.detail = str(error)
+        refusal.detail = ErrorDetail(str(error), code=refusal.default_code)
         raise refusal from error
 
 
@@ -159,4 +160,4 @@ class DashboardViewSet(TenantViewSet):
     @extend_schema(responses=DashboardSerializer)
     def retrieve(self, request: Request) -> Response:
         """Branches and jobs of the asking tenant, totals of all."""
-        return Response(dashboard.numbers(self.get_queryset()))
+        return Response(dashboard.numbers(cast(JobQuerySet, self.get_queryset())))

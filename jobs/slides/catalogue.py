@@ -49,7 +49,7 @@ _probing = threading.Lock()  # one child at a time: a folder of new slides must 
 
 def find(tenant: Tenant, wanted: uuid.UUID) -> Slide:
     """The slide with this id; its row is made when the tenant is saved. Raises NoSlide."""
-    slide = roots.by_id(tenant, wanted) if tenant.pk is not None else _unsaved(tenant, wanted)
+    slide = _unsaved(tenant, wanted) if tenant._state.adding else roots.by_id(tenant, wanted)
     if slide is None:
         raise NoSlide(wanted)
     slide.tenant = tenant
@@ -84,7 +84,7 @@ def listed(tenant: Tenant, *, after: tuple[str, str] | None, most: int) -> list[
 
 
 def _rows(tenant: Tenant, places: list[tuple[str, str]]) -> dict[tuple[str, str], Slide]:
-    if tenant.pk is None or not places:
+    if tenant._state.adding or not places:
         return {}
     rows = Slide.objects.for_tenant(tenant).filter(path__in=[path for _, path in places])
     found = {(row.root, row.path): row for row in rows}
