@@ -15,10 +15,11 @@ from rich.console import Console
 
 from labsched.bootstrap.assets import SAMPLE_SLIDE
 from labsched.bootstrap.console import Trouble, complain
-from labsched.demo import Demo, Finding, bring_slide
+from labsched.demo import USER, Demo, Finding, bring_slide
 from labsched.embedded_redis import free_port
 from labsched.management.commands.dev import choose_port
 from tenants import signin
+from tenants.models import Membership, Tenant, User
 
 
 class Command(BaseCommand):
@@ -99,10 +100,21 @@ def judge(finding: Finding, *, sample: bool) -> None:
         )
 
 
+def demo_person() -> User:
+    """An account without a password that belongs to the demo's tenant, so that a link shows its rows."""
+    user, made = User.objects.get_or_create(username=USER)
+    if made:
+        user.set_unusable_password()
+        user.save(update_fields=["password"])
+    tenant = Tenant.objects.get(key=USER)
+    Membership.objects.get_or_create(tenant=tenant, user=user)
+    return user
+
+
 def stay(console: Console, url: str, finding: Finding, process: subprocess.Popen[bytes]) -> None:
     """Say where to look, and wait for Ctrl-C."""
     cells = next(job for job in finding.workflow["jobs"] if job["job_id"] == "cells")
-    link = signin.link(signin.ensure_operator())
+    link = signin.link(demo_person())
     console.print(f"\n1. Sign in (works once): {url}{link}")
     console.print(f"2. See the cells:        {url}/jobs/{cells['id']}/viewer/")
     console.print("Ctrl-C stops everything.")
