@@ -8,11 +8,15 @@ import sys
 
 
 def main() -> None:
-    """Run one management command with labsched's settings."""
+    """Run one management command with labsched's settings; a wrong setting ends with its sentence."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "labsched.settings")
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        sys.exit(f"labsched: {error}")
 
 
 if __name__ == "__main__":
