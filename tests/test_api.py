@@ -200,18 +200,6 @@ def test_a_key_may_be_used_once_in_a_workflow(ann: Client) -> None:
     assert ann.post("/api/jobs", {**body, "workflow_id": ann.submit()["id"]}).status_code == 201
 
 
-def test_an_idempotency_key_makes_a_repetition_return_the_first_answer(ann: Client) -> None:
-    body = {"name": "once", "jobs": [probe("a", "x")]}
-    headers = {"Idempotency-Key": uuid.uuid4().hex}
-    first = ann.post("/api/workflows", body, headers=headers)
-    again = ann.post("/api/workflows", body, headers=headers)
-    assert first.status_code == 201
-    assert again.status_code in (200, 201)
-    assert again.json()["id"] == first.json()["id"]
-    assert len(ann.read("/api/workflows")["results"]) == 1
-    ann.wait(first.json()["id"])
-
-
 def test_why_names_the_rule_and_what_stands_before(ann: Client, stack: Stack) -> None:
     jobs = [probe("hold", "x", seconds=3), probe("lane", "x"), probe("dep", "y", after=["hold"])]
     found = by_key(ann.submit(jobs))

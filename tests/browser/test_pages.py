@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.conftest import Watch
-from tests.client import Client, Row, by_key, probe, until
+from tests.client import Client, Row, by_key, probe, summary, until
 from tests.stack import Stack
 
 LIVE_TIMEOUT_MS = 20_000
@@ -25,7 +28,7 @@ def slide_workflow(stack: Stack, sample_slide: Path) -> Row:
     cells = {"job_id": "cells", "job_type": "cell_segmentation", "branch": "cells", **slide}
     made = operator.submit([tissue, {**cells, "depends_on": ["tissue"]}], name="Sample slide")
     over = operator.wait(made["id"], timeout_s=480, every_s=1)
-    assert over["state"] == "SUCCEEDED", over
+    assert over["state"] == "SUCCEEDED", summary(over)
     return over
 
 
@@ -137,30 +140,69 @@ def test_the_viewer_shows_the_slide_and_its_cells(
     stack: Stack, page: Page, slide_workflow: Row, screenshots: Path
 ) -> None:
     job = by_key(slide_workflow)["cells"]
+    tiles: list[int] = []
+    page.on("response", lambda r: tiles.append(r.status) if ".jpeg" in r.url else None)
     page.goto(f"{stack.url}/jobs/{job['id']}/viewer/")
-    page.wait_for_function(DRAWN, timeout=LIVE_TIMEOUT_MS)
-    assert page.evaluate(CELLS) > 100
-    page.wait_for_function(TILES, timeout=LIVE_TIMEOUT_MS)
-    picture = screenshots / "viewer-1600.png"
-    page.screenshot(path=str(picture))
-    assert colours_in(picture) > 1000, "the slide is one plain colour"
+    page.wait_for_function(f"() => {CELLS} > 0", timeout=LIVE_TIMEOUT_MS)
+    assert page.evaluate(CELLS) == job["summary"]["cells"]
+    page.wait_for_load_state("networkidle")
+    assert len(tiles) >= 4, "tiles of the slide"
+    assert set(tiles) == {200}
+
+    with_cells = stage_of(page, screenshots / "viewer-cells.png")
+    assert len(np.unique(with_cells.reshape(-1, 3), axis=0)) > 1000, "the slide is one plain colour"
+    page.get_by_role("checkbox", name="Cells", exact=False).first.uncheck()
+    without = stage_of(page, screenshots / "viewer-no-cells.png")
+    changed = (with_cells != without).any(axis=2).mean()
+    assert changed > 0.01, "taking the cells away changes the picture"
+    page.get_by_role("checkbox", name="Cells", exact=False).first.check()
+    again = stage_of(page, screenshots / "viewer-cells-again.png")
+    assert (with_cells != again).any(axis=2).mean() < 0.01
+
+
+def test_a_click_on_a_cell_shows_its_measurements(
+    stack: Stack, page: Page, operator: Client, slide_workflow: Row
+) -> None:
+    job = by_key(slide_workflow)["cells"]
+    page.goto(f"{stack.url}/jobs/{job['id']}/viewer/")
+    page.wait_for_function(f"() => {CELLS} > 0", timeout=LIVE_TIMEOUT_MS)
+    page.wait_for_load_state("networkidle")
+    x, y = place_on_screen(page, biggest_cell(operator, job), slide_size=(2220, 2967))
+    card = page.locator("#cell-card")
+    expect(card).to_be_hidden()
+    page.mouse.click(x, y)
+    expect(card).to_be_visible()
+    expect(card).to_contain_text("µm")
+
+
+def biggest_cell(client: Client, job: Row) -> tuple[float, float]:
+    """The centroid of the largest cell, in level-0 pixels."""
+    cells = client.read(f"/api/jobs/{job['id']}/results")["cells"]
+    x, y = max(cells, key=lambda cell: cell["area"])["centroid"]
+    return x, y
+
+
+def place_on_screen(
+    page: Page, point: tuple[float, float], *, slide_size: tuple[int, int]
+) -> tuple[float, float]:
+    """Where a point of the slide lies while the whole slide is in view, in the middle."""
+    box = page.locator("#viewer").bounding_box()
+    assert box is not None
+    scale = min(box["width"] / slide_size[0], box["height"] / slide_size[1])
+    left = box["x"] + (box["width"] - slide_size[0] * scale) / 2
+    top = box["y"] + (box["height"] - slide_size[1] * scale) / 2
+    return left + point[0] * scale, top + point[1] * scale
 
 
 CELLS = "Number(document.querySelector('#viewer')?.dataset.cells ?? 0)"
-DRAWN = f"() => {CELLS} > 0"
-TILES = "() => { const v = document.querySelector('[data-viewer]').viewer; return v.world.getItemCount() > 0 && v.world.getItemAt(0).getFullyLoaded(); }"
 
 
-def colours_in(picture: Path) -> int:
-    """The number of different colours in the middle of a picture."""
-    from PIL import Image
-
+def stage_of(page: Page, picture: Path) -> NDArray[np.uint8]:
+    """The pixels of the viewer once it stands still, also kept as a picture."""
+    page.wait_for_timeout(800)
+    page.locator("#viewer").screenshot(path=str(picture))
     with Image.open(picture) as image:
-        width, height = image.size
-        middle = image.convert("RGB").crop(
-            (width // 4, height // 4, width * 3 // 4, height * 3 // 4)
-        )
-        return len(set(middle.getdata()))
+        return np.asarray(image.convert("RGB"))
 
 
 @pytest.mark.parametrize("width", [390, 1600])
@@ -196,5 +238,6 @@ def pages_of(workflow: Row) -> dict[str, str]:
     return {
         "dashboard": "/",
         "workflow": f"/workflows/{workflow['id']}/",
+        "job": f"/jobs/{job}/",
         "viewer": f"/jobs/{job}/viewer/",
     }
