@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.core.files.storage import default_storage
+from django.db import connection
 
 from jobs import services
 from jobs.models import Artifact, Job, JobProgress
@@ -74,7 +75,13 @@ def results_of(lab: Path) -> list[Path]:
 
 
 def later(seconds: float, action: Any) -> threading.Timer:
-    timer = threading.Timer(seconds, action)
+    def act() -> None:
+        try:
+            action()
+        finally:
+            connection.close()  # this thread's own
+
+    timer = threading.Timer(seconds, act)
     timer.start()
     return timer
 
