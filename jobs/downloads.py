@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import IO, Any
-from urllib.parse import quote
 
 from asgiref.sync import sync_to_async
 from django.core.files.storage import default_storage
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.utils.http import content_disposition_header
 from rest_framework.exceptions import NotFound
 
 from jobs.models import Artifact
@@ -48,7 +48,9 @@ def send(request: HttpRequest, artifact: Artifact, *, attachment: bool = True) -
     if partial:
         response["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
     response["Content-Length"] = str(end - start)
-    response["Content-Disposition"] = _disposition(artifact.name, attachment=attachment)
+    response["Content-Disposition"] = content_disposition_header(
+        as_attachment=attachment, filename=artifact.name
+    )
     return _with_validators(response, etag)
 
 
@@ -101,11 +103,6 @@ def _content_type(name: str) -> str:
         (kind for suffix, kind in CONTENT_TYPES.items() if name.endswith(suffix)),
         "application/octet-stream",
     )
-
-
-def _disposition(name: str, *, attachment: bool) -> str:
-    how = "attachment" if attachment else "inline"
-    return f"{how}; filename*=utf-8''{quote(name)}"
 
 
 def _body(request: HttpRequest, file: IO[bytes], start: int, length: int) -> Any:
