@@ -108,7 +108,7 @@ def _planned(
     grid = Grid(
         plane.width,
         plane.height,
-        tile=options.tile or net.default_tile(),
+        tile=options.tile or net.default_tile(precision),
         squares=squares_to_run(found, plane, size),
     )
     across, down = plane.geometry.scale

@@ -62,6 +62,8 @@ class Network:
         self.classifier = _classifier(state, path)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = _best_precision(self.device)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # fp32 is the reference: all of its digits
         self._by_precision = {"fp32": _eager(state, path).to(self.device)}
         self._one = ThreadPoolExecutor(1, thread_name_prefix="network", initializer=_own_threads)
 
@@ -111,9 +113,12 @@ class Network:
             self._by_precision[precision] = copied.to(self.device, DTYPES[precision])
         return self._by_precision[precision]
 
-    def default_tile(self) -> int:
-        """Side of a window: on a CPU small enough for its caches and for a quick stop."""
-        return 768 if self.device.type == "cpu" else 2048
+    def default_tile(self, precision: str) -> int:
+        """Side of a window: what measured best against the halo's cost (bf16 suffers from caches
+        too small for large windows, fp32 is bound by arithmetic)."""
+        if self.device.type == "cuda":
+            return 2048
+        return 768 if precision == "bf16" else 1024
 
     def precision_for(self, wanted: object) -> str:
         """The precision a job runs in: what it asks for, or the best that keeps the result here."""

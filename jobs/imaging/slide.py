@@ -22,6 +22,9 @@ from jobs.imaging.contract import BadInput
 MPP_LOW, MPP_HIGH = 0.1, 1.0
 """Pixel sizes (µm) at which nuclei can be segmented."""
 
+CACHE_BYTES = 64 << 20
+"""Decoded tiles that all handles of a slide keep together; each alone would keep 32 MB."""
+
 GIVE_MPP = 'give the pixel size of the full-resolution image as "mpp" (µm per pixel) in params'
 MICRONS = {"inch": 25_400.0, "centimeter": 10_000.0}
 
@@ -44,6 +47,7 @@ class Slide:
         self.path = path
         self._local = threading.local()
         self._handles: list[openslide.OpenSlide] = []
+        self._cache = openslide.OpenSlideCache(CACHE_BYTES)
         self._lock = threading.Lock()
         self.handle = self._own_handle()
         self.width, self.height = self.handle.dimensions
@@ -86,6 +90,7 @@ class Slide:
         handle = getattr(self._local, "handle", None)
         if handle is None:
             handle = self._local.handle = _opened(self.path)
+            handle.set_cache(self._cache)
             with self._lock:
                 self._handles.append(handle)
         return handle

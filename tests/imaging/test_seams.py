@@ -119,3 +119,18 @@ def test_a_patch_gives_the_same_cells_inside_a_tile_and_across_seams(
         found.append(outlines_of(moved))
     assert len(found[0]) > 25
     assert found[0] == found[1]
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_objects_of_the_cpu(net: Network, dense: Pixels, tmp_path: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    slide = write_levels(tmp_path / "crop.tiff", [dense], mpp=0.5)
+    scale = _scale(dense)
+    on_gpu = _in_blocks(net, slide, scale, tile=640, block=512)
+    assert on_gpu == _one_pass(net, dense, scale)
+    exact = run_cells(slide, net.path, tmp_path / "fp32", precision="fp32").document["cells"]
+    fast = run_cells(slide, net.path, tmp_path / "bf16", precision="bf16").document["cells"]
+    assert _f1(exact, fast, 0.9) >= 0.995
