@@ -10,6 +10,9 @@ GAP = 60
 PAD = 18
 LABEL_H = 30
 LANE_H = LABEL_H + NODE_H + 20
+TIP = 5  # room for the tip of an arrow
+TRACK = 6  # between arrows that run beside each other
+CORNER = 8
 INSET = 14  # of the texts and the bar in a box
 TITLE_CHARS = 21
 LANE_CHARS = 60
@@ -98,7 +101,7 @@ def draw(steps: Sequence[Step]) -> Picture:
         height=max(len(rows), 1) * LANE_H,
         lanes=tuple(Lane(name, row * LANE_H) for (name, _), row in rows.items()),
         places=places,
-        arrows=tuple(arrow(places, *pair) for pair in sorted(edges)),
+        arrows=tuple(arrow(places, *pair, turn=turn) for turn, pair in enumerate(sorted(edges))),
         links=tuple(arrow(places, *pair) for pair in links),
     )
 
@@ -131,20 +134,43 @@ def neighbours(steps: Iterable[Step]) -> list[tuple[str, str]]:
     return pairs
 
 
-def arrow(places: Mapping[str, Place], upstream: str, downstream: str) -> Arrow:
-    """From the right side of one box to the left side of the other."""
+def arrow(places: Mapping[str, Place], upstream: str, downstream: str, *, turn: int = 0) -> Arrow:
+    """From the right side of one box to the left side of the other, past the boxes between them.
+
+    turn  tells arrows apart that would share a track
+    """
     start, end = places[upstream], places[downstream]
-    x0, y0, x1, y1 = start.right, start.middle, end.x - 5, end.middle
-    if y0 == y1 and x1 - x0 <= GAP:
+    x0, y0, x1, y1 = start.right, start.middle, end.x - TIP, end.middle
+    if end.x - start.right > GAP:  # over the next box: along the strip above the target's lane
+        shift = TRACK * (turn % 3)
+        first, last, strip = x0 + 18 + shift, x1 - 22 - shift, end.y - 9 - shift
+        path = rounded([(x0, y0), (first, y0), (first, strip), (last, strip), (last, y1), (x1, y1)])
+    elif y0 == y1:
         path = f"M{x0} {y0}H{x1}"
-    elif y0 == y1:  # over the boxes between them
-        top = start.y - 12
-        path = f"M{x0} {y0}C{x0 + 30} {top} {x0 + 20} {top} {x0 + 60} {top}H{x1 - 60}"
-        path += f"C{x1 - 20} {top} {x1 - 34} {y1} {x1} {y1}"
     else:
-        bend = max((x1 - x0) * 3 // 5, 28)
+        bend = (x1 - x0) * 3 // 5
         path = f"M{x0} {y0}C{x0 + bend} {y0} {x1 - bend} {y1} {x1} {y1}"
     return Arrow(upstream, downstream, path)
+
+
+def rounded(points: Sequence[tuple[int, int]]) -> str:
+    """A line through `points`, horizontal and vertical by turns, with round corners."""
+    path = f"M{points[0][0]} {points[0][1]}"
+    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
+        into, out = towards(corner, before), towards(corner, after)
+        path += f"L{into[0]} {into[1]}Q{corner[0]} {corner[1]} {out[0]} {out[1]}"
+    return f"{path}L{points[-1][0]} {points[-1][1]}"
+
+
+def towards(corner: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """The point CORNER pixels from `corner` on the way to `other`, at most half way."""
+    dx, dy = other[0] - corner[0], other[1] - corner[1]
+    length = min(CORNER, (abs(dx) + abs(dy)) // 2)
+    return corner[0] + length * _sign(dx), corner[1] + length * _sign(dy)
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)
 
 
 def shortened(text: str, most: int = TITLE_CHARS) -> str:

@@ -60,7 +60,8 @@ function doing({ phase, tiles_done: done, tiles_total: total }) {
   if (!phase) return "";
   const count = (number) => number.toLocaleString("en");
   const tiles = total ? ` · ${count(done ?? 0)} of ${count(total)} tiles` : "";
-  return (phases[phase] ?? phase) + tiles;
+  const word = phase[0].toUpperCase() + phase.slice(1).replaceAll("_", " ");
+  return (phases[phase] ?? word) + tiles;
 }
 
 /** A workflow's bar is the mean of its jobs; left to the server where not all of them are shown. */

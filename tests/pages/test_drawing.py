@@ -68,7 +68,21 @@ def test_no_two_boxes_overlap_and_all_lie_inside(steps: list[Step]) -> None:
         for upstream in step.upstream:
             assert picture.places[upstream].right < picture.places[step.key].x
     for arrow in picture.arrows:
-        assert re.fullmatch(r"M[-\d .CH]+", arrow.path)
+        assert re.fullmatch(r"M[-\d .CHLQ]+", arrow.path)
+
+
+def test_an_arrow_that_passes_a_box_goes_over_it() -> None:
+    steps = [Step("a", "x", ()), Step("b", "y", ("a",)), Step("c", "y", ("a", "b"))]
+    picture = draw(steps)
+    between = picture.places["b"]
+    (path,) = (
+        each.path for each in picture.arrows if each.downstream == "c" and each.upstream == "a"
+    )
+    numbers = [int(number) for number in re.findall(r"-?\d+", path)]
+    points = list(zip(numbers[::2], numbers[1::2], strict=True))
+    over = [y for x, y in points if between.x <= x <= between.right]
+    assert all(y < between.y for y in over)
+    assert max(x for x, _ in points) < picture.places["c"].x
 
 
 @given(st.text(max_size=200), st.integers(4, 60))
