@@ -39,8 +39,10 @@ def local_folder(folder: str) -> Path | None:
 @contextlib.contextmanager
 def desk_of(job: Job) -> Iterator[Desk]:
     """A desk for this attempt. What it did not publish is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="labsched-", ignore_cleanup_errors=True) as scratch:
-        desk = Desk(job, Path(scratch))
+    in_place = local_folder(attempt_folder(job, job.attempt))
+    with contextlib.ExitStack() as stack:
+        scratch = in_place or Path(stack.enter_context(_scratch()))
+        desk = Desk(job, in_place, scratch)
         try:
             yield desk
         finally:
@@ -48,14 +50,18 @@ def desk_of(job: Job) -> Iterator[Desk]:
                 discard_attempt(job.pk, desk.attempt)
 
 
-class Desk:
-    """Where one attempt writes. On a file system `out` is already the final place."""
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="labsched-", ignore_cleanup_errors=True)
 
-    def __init__(self, job: Job, scratch: Path) -> None:
+
+class Desk:
+    """Where one attempt writes. Where the storage is a disk, `out` is already the final place."""
+
+    def __init__(self, job: Job, in_place: Path | None, scratch: Path) -> None:
         self.job = job
         self.attempt = job.attempt
         self.folder = attempt_folder(job, job.attempt)
-        self.in_place = local_folder(self.folder)
+        self.in_place = in_place
         self.out = self.in_place or scratch / "out"
         self.inputs = scratch / "in"
         self.published = False

@@ -22,6 +22,18 @@ def warm_up(queue_name: str) -> str:
     return str(network.describe_device()["device"])
 
 
+def what_is_missing(queue_name: str) -> str:
+    """A sentence when this worker can not even try to warm up; it costs no child to know."""
+    from jobs.types.cell_segmentation import weights
+
+    try:
+        if queue_name == "gpu":
+            weights()
+    except MissingWeights as missing:
+        return str(missing)
+    return ""
+
+
 def why_cold(error: Exception) -> str:
     """A sentence for the operator: what keeps this worker from taking jobs."""
     if isinstance(error, MissingWeights):

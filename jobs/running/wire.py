@@ -66,20 +66,21 @@ class Wire:
         raw = self._popping.blmove(
             self.queue.key, self.queue.intermediate_queue_key, POP_S, "LEFT", "RIGHT"
         )
-        return self._read(raw.decode()) if isinstance(raw, bytes) else None
+        return self._read(raw) if isinstance(raw, bytes) else None
 
-    def _read(self, message_id: str) -> tuple[int, int] | None:
+    def _read(self, raw: bytes) -> tuple[int, int] | None:
         """What a message asks for. One that is gone or unreadable is dropped: the sweep sends anew."""
         try:
             message = Message.fetch(
-                message_id, connection=self._showing, serializer=self.queue.serializer
+                raw.decode(), connection=self._showing, serializer=self.queue.serializer
             )
             job_pk, attempt = (int(value) for value in message.args)
         except redis.RedisError:
             raise
         except Exception as error:  # RQ raises many kinds for a message that is not ours
-            log.warning("%s dropped the message %r: %s", self.worker, message_id, error)
-            self._showing.lrem(self.queue.intermediate_queue_key, 1, message_id)
+            log.warning("%s dropped the message %r: %s", self.worker, raw, error)
+            self._showing.lrem(self.queue.intermediate_queue_key, 1, raw)  # type: ignore[arg-type]
+            self._showing.delete(Message.redis_job_namespace_prefix.encode() + raw)
             return None
         self._message = message
         return job_pk, attempt

@@ -23,7 +23,7 @@ from rq import Worker
 from rq.utils import now, utcformat
 from rq.version import VERSION
 
-from jobs.running import endings, verdicts
+from jobs.running import endings, verdicts, warmth
 from jobs.running.child import DONE, READY, STARTED, Said
 from jobs.running.handle import ChildHandle
 from jobs.running.keeper import Keeper
@@ -31,7 +31,8 @@ from jobs.running.watch import Limits, Verdict, Watch
 from jobs.running.wire import Wire
 
 STOP_GRACE_S = 8.0  # what a running job gets to finish in after SIGTERM
-STOP_WRITE_S = 3.0  # and how long its hand-back is tried when the database is away
+WRITE_S = 8.0  # how long an ending is tried to be written; then the sweep does it
+STOP_WRITE_S = 3.0  # the same after SIGTERM
 LONGEST_BACK_OFF_S = 1.0  # Redis away: work goes on within one sweep of its return
 WARM_UP_S = 600.0
 COLD_PAUSE_S = 10.0  # before the next try to load the model
@@ -66,6 +67,7 @@ class LabWorker(Worker):
         self.queue_name = queue_name
         self.child = ChildHandle(name, queue_name)
         self.stops = 0  # how often this worker was asked to end
+        self._cold_because = ""
         self._interruptible = False
         self._back_off_s = 0.0
         self._tidy_due = 0.0
@@ -144,6 +146,8 @@ class LabWorker(Worker):
     def _start_child(self) -> bool:
         """Spawn a child and wait until it is warm. False when it is not to be had now."""
         self.child.bury()
+        if missing := warmth.what_is_missing(self.queue_name):
+            return self._stay_cold(missing)
         self.keeper.show("", warm=False)
         self.child.spawn()
         said = self._first_word()
@@ -151,12 +155,20 @@ class LabWorker(Worker):
             return False
         if said is not None and said[0] == READY:
             self.keeper.show(said[1], warm=True)
+            self._cold_because = ""
             log.info("%s: warm on %s", self.name, said[1])
             return True
         self.child.kill()
-        reason = said[1] if said else f"its process ended with code {self.child.exit_code}"
-        log.error("%s takes no job: %s (next try in %.0f s)", self.name, reason, COLD_PAUSE_S)
-        self.keeper.show(f"cold: {reason}", warm=False)
+        return self._stay_cold(
+            said[1] if said else f"its process ended with code {self.child.exit_code}"
+        )
+
+    def _stay_cold(self, reason: str) -> bool:
+        """Say once why no job is taken, and wait before the next try."""
+        if reason != self._cold_because:
+            self._cold_because = reason
+            log.error("%s takes no job, and tries again from time to time: %s", self.name, reason)
+            self.keeper.show(f"cold: {reason}", warm=False)
         self._pause(COLD_PAUSE_S)
         return False
 
@@ -185,7 +197,7 @@ class LabWorker(Worker):
             self.keeper.let_go()
         if verdict is not None:
             log.warning("%s: job %d attempt %d: %s", self.name, job_pk, attempt, verdict.value)
-            for_s = STOP_WRITE_S if self.stops else settings.LEASE_S
+            for_s = STOP_WRITE_S if self.stops else WRITE_S
             verdicts.settle(job_pk, attempt, verdict, watch.limits, for_s=for_s)
         self.wire.show_over()
 
@@ -224,7 +236,7 @@ class LabWorker(Worker):
         )
         log.error("%s: job %d attempt %d: %s", self.name, job_pk, attempt, sentence)
         self.keeper.let_go()
-        for_s = STOP_WRITE_S if self.stops else settings.LEASE_S
+        for_s = STOP_WRITE_S if self.stops else WRITE_S
         verdicts.bury(job_pk, attempt, reason, sentence, for_s=for_s)
 
     def _mind_stops(self, watch: Watch) -> None:

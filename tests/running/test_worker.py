@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import rq
+from rq.serializers import JSONSerializer
 
 from tests.client import Client, Row, by_key, probe, until
 from tests.conftest import Cast
@@ -240,6 +242,49 @@ def test_progress_rises_smoothly_and_names_its_phase(stack: Stack, cast: Cast) -
     assert len({step for step in steps if 0 < step < 1}) >= 2
     assert seen[-1]["progress"] == 1.0
     assert (seen[-1]["phase"], seen[-1]["tiles_done"], seen[-1]["tiles_total"]) == ("run", 40, 40)
+
+
+def test_messages_that_are_none_do_not_stop_a_worker(
+    stack: Stack, cast: Cast, worker: Process
+) -> None:
+    (ann,) = cast("ann")
+    stack.redis().rpush("rq:queue:cpu", "nobody", b"\xff\xfe")
+    rq.Queue("cpu", connection=stack.redis(), serializer=JSONSerializer).enqueue(
+        "jobs.running.tasks.run_job", args=("x", None, 3), job_id="odd"
+    )
+    made = ann.submit([probe("it", "x")])
+    assert ann.wait(made["id"], timeout_s=20)["state"] == "SUCCEEDED"
+    assert worker.alive
+    assert stack.redis().llen("rq:queue:cpu:intermediate") == 0
+
+
+def test_rqs_own_pages_see_the_worker_and_what_it_runs(
+    stack: Stack, cast: Cast, worker: Process
+) -> None:
+    (ann,) = cast("ann")
+    queue = rq.Queue("cpu", connection=stack.redis(), serializer=JSONSerializer)
+    begun(stack, ann, seconds=2)
+    until(lambda: queue.started_job_registry.count == 1, timeout_s=2, what="shown as running")
+    (shown,) = rq.Worker.all(queue=queue)
+    assert (shown.pid, shown.get_state()) == (worker.pid, "busy")
+    ann.wait(ann.workflows[-1])
+    until(lambda: queue.started_job_registry.count == 0, timeout_s=5, what="shown as over")
+    assert rq.Worker.all(queue=queue)[0].get_state() == "idle"
+    assert [key for key in stack.redis().keys("rq:job:*") if b"job-" in key] == []
+
+
+def test_a_draining_worker_takes_no_job_until_it_is_let_again(
+    stack: Stack, cast: Cast, worker: Process
+) -> None:
+    (ann,) = cast("ann")
+    drain = "from jobs.models import Worker; Worker.objects.update(draining={})"
+    stack.manage("shell", "-c", drain.format(True))
+    made = ann.submit([probe("it", "x")])
+    time.sleep(2)
+    (job,) = ann.workflow(made["id"])["jobs"]
+    assert job["state"] == "PENDING"
+    stack.manage("shell", "-c", drain.format(False))
+    assert ann.wait(made["id"], timeout_s=20)["state"] == "SUCCEEDED"
 
 
 def test_a_gpu_worker_without_a_model_says_how_to_get_one_and_takes_no_job(
