@@ -48,9 +48,8 @@ def send(request: HttpRequest, artifact: Artifact, *, attachment: bool = True) -
     if partial:
         response["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size}"
     response["Content-Length"] = str(end - start)
-    response["Content-Disposition"] = content_disposition_header(
-        as_attachment=attachment, filename=artifact.name
-    )
+    how = content_disposition_header(as_attachment=attachment, filename=artifact.name)
+    response["Content-Disposition"] = how or "inline"
     return _with_validators(response, etag)
 
 
