@@ -26,6 +26,7 @@ USUAL = "not slow and not gpu"
 NO_TESTS_FOUND = 5
 TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
 ONE_AT_A_TIME = ("-n", "0")
+SHARED = {"OMP_NUM_THREADS": "1"}  # two processes on two cores: torch takes one each
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,14 @@ def parts(arguments: Sequence[str], *, postgres: str | None) -> Iterator[Part]:
         yield Part("the named tests", USUAL, () if browser else (f"--ignore={BROWSER}",))
         return
     everything = ("tests", f"--ignore={BROWSER}")
-    yield Part("units, on SQLite", f"{USUAL} and not stack", (*everything, *TWO_AT_A_TIME))
+    yield Part("units, on SQLite", f"{USUAL} and not stack", (*everything, *TWO_AT_A_TIME), SHARED)
     yield Part("whole stacks, on SQLite", f"{USUAL} and stack", (*everything, *ONE_AT_A_TIME))
     if postgres is not None:
         env = {"DATABASE_URL": postgres}
+        shared = {**env, **SHARED}
         rows = f"{USUAL} and (django_db or postgres)"
         yield Part(
-            "rows, on PostgreSQL", f"{rows} and not stack", (*everything, *TWO_AT_A_TIME), env
+            "rows, on PostgreSQL", f"{rows} and not stack", (*everything, *TWO_AT_A_TIME), shared
         )
         yield Part(
             "whole stacks, on PostgreSQL", f"{rows} and stack", (*everything, *ONE_AT_A_TIME), env
