@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F
 
 from jobs import events
@@ -52,19 +52,21 @@ def _unmet(job: Job, revived: set[int]) -> list[str]:
 
 
 def _ended_by(job: Job) -> list[Job]:
-    """The jobs below `job`, and those halted behind it, that can run again once it does."""
-    with connection.cursor() as cursor:
-        cursor.execute(lanes.DESCENDANTS, [job.pk])
-        below = [row[0] for row in cursor.fetchall()]
+    """The jobs below `job`, those halted behind it and those below them, that can run again."""
     jobs = Job.objects.across_tenants("one locked tenant")
     ended = jobs.filter(state=JobState.CANCELLED.value, reason__in=ENDED_BY_OTHERS)
     halted = ended.filter(
-        branch=job.branch_id, workflow=job.workflow_id, reason=Reason.BRANCH_HALTED.value
+        branch=job.branch_id,
+        workflow=job.workflow_id,
+        reason=Reason.BRANCH_HALTED.value,
+        sequence__gt=job.sequence,
     )
+    below = {pk for root in [job, *halted] for pk in lanes.descendants(root)}
+    ids = sorted(below)
     rows = [
         each
-        for start in range(0, len(below), lanes.BATCH)
-        for each in ended.filter(pk__in=below[start : start + lanes.BATCH])
+        for start in range(0, len(ids), lanes.BATCH)
+        for each in ended.filter(pk__in=ids[start : start + lanes.BATCH])
     ]
     # sequence order is a topological order (R2)
     unique = {each.pk: each for each in [*rows, *halted]}

@@ -218,6 +218,18 @@ def test_a_paused_tenant_starts_nothing_and_holds_no_slot() -> None:
     assert explain.why(jobs_of(flow)["j"])["reason"] == "paused"
 
 
+def test_a_tenant_that_was_paused_while_it_held_a_slot_goes_on_when_resumed() -> None:
+    user = factories.tenant()
+    workflow(user, [factories.job(f"j{n}", "main") for n in range(2)])
+    pair = start_all()[0]
+    Tenant.objects.filter(pk=user.pk).update(paused=True)
+    finish(*pair)
+    assert start_all() == []
+    Tenant.objects.filter(pk=user.pk).update(paused=False)
+    start_all()
+    assert running() == ["j1"]
+
+
 # --- R6: failure -------------------------------------------------------------------------
 
 
@@ -267,6 +279,17 @@ def test_halt_ends_the_rest_of_the_branch_in_this_workflow_only() -> None:
     assert jobs_of(flow)["b"].reason == "branch_halted"
     start_all()
     assert running() == ["c"]
+
+
+def test_a_retry_after_a_halt_revives_what_hung_on_the_halted_jobs() -> None:
+    jobs = [factories.job("a", "main"), factories.job("b", "main"), factories.job("c", after=["b"])]
+    flow = workflow(factories.tenant(), jobs, on_failure="halt")
+    fail_for_good(*start_all()[0])
+    assert {jobs_of(flow)[key].reason for key in "bc"} == {"branch_halted"}
+    retrying.retry(jobs_of(flow)["a"])
+    for _ in range(3):
+        finish(*start_all()[0])
+    assert set(states(flow).values()) == {"SUCCEEDED"}
 
 
 def test_bad_input_is_not_tried_again() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
-from jobs import services
+from jobs import retrying, services
 from jobs.models import Branch, Edge, Job, Slide
 from jobs.scheduling import explain, promotion
 from jobs.slides import roots
@@ -275,12 +277,25 @@ def test_a_workflow_is_a_function_of_its_jobs(counts: Counts, state: str, share:
     assert (state_of(counts), progress_of(counts)) == (state, share)
 
 
+def test_a_workflow_once_running_is_never_pending_again() -> None:
+    flow = workflow(factories.tenant(), [job("a", "main"), job("b", "main")])
+    services.cancel(jobs_of(flow)["a"])
+    progress.refresh(flow.pk)
+    retrying.retry(jobs_of(flow)["a"])
+    flow = submission.refreshed(flow)
+    assert flow.state == "RUNNING"
+
+
 def test_the_stored_copy_catches_up_by_the_sweep_when_every_signal_was_lost() -> None:
     flow = workflow(factories.tenant(), [job("a")])
     ((pk, attempt),) = promotion.promote()
     services.start(pk, attempt, "w")
     services.succeed(pk, attempt, artifacts=[], summary={})
-    Workflow.objects.for_tenant(flow.tenant).update(state="RUNNING", stale=True)
+    long_ago = timezone.now() - dt.timedelta(hours=1)
+    progress._repair["at"] = long_ago
+    Workflow.objects.for_tenant(flow.tenant).update(
+        state="RUNNING", stale=False, refreshed_at=long_ago
+    )
     progress._on_swept()
     flow.refresh_from_db()
     assert (flow.state, flow.progress) == ("SUCCEEDED", 1.0)

@@ -18,15 +18,15 @@ class Counts:
     live_progress: float = 0.0  # the sum over the live jobs
 
 
-def state_of(counts: Counts) -> str:
+def state_of(counts: Counts, before: str = "PENDING") -> str:
     """FAILED if any job failed, else CANCELLED if any was, else SUCCEEDED, once none is live.
 
-    It never goes back from RUNNING to PENDING, because `moved` never falls.
+    before  the stored state: what was once more than PENDING never is PENDING again
     """
     if counts.total == 0:
         return "PENDING"
     if counts.live:
-        return "RUNNING" if counts.moved else "PENDING"
+        return "RUNNING" if counts.moved or before != "PENDING" else "PENDING"
     if counts.failed:
         return "FAILED"
     return "CANCELLED" if counts.cancelled else "SUCCEEDED"

@@ -16,7 +16,7 @@ from jobs.models import Job
 from jobs.models.jobs import JobQuerySet
 from jobs.serializers import ErrorSerializer, WholeJobSerializer
 from tenants.api import TenantViewSet, uuid_or_404
-from workflows import dashboard, submission
+from workflows import dashboard, progress, submission
 from workflows.models import Workflow
 from workflows.serializers import (
     AddedJobSerializer,
@@ -78,7 +78,7 @@ class WorkflowViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantVi
     @extend_schema(parameters=[JOB_ID], responses={200: WorkflowSerializer, 404: ErrorSerializer})
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """One workflow with its jobs, edges and progress."""
-        return Response(workflow_detail(self.get_object()))
+        return Response(workflow_detail(progress.apply(self.get_object())))
 
     @extend_schema(
         request=None, parameters=[JOB_ID], responses={200: WorkflowSerializer, **REFUSALS}

@@ -105,7 +105,7 @@ def card_of(workflow: Workflow, found: Mapping[str, Any], lanes: list[MiniLane])
     counts = dict(found)
     running = counts.pop("running", 0)
     whole = aggregate.Counts(**counts)
-    state = aggregate.state_of(whole)
+    state = aggregate.state_of(whole, workflow.state)
     return Card(
         id=str(workflow.pk),
         name=workflow.name,

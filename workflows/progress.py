@@ -1,7 +1,7 @@
 """The stored copy of a workflow's state and progress, refreshed from its jobs.
 
-The copy is refreshed at most once a second while it runs, at once when its last job ended, and by
-the sweep when a refresh was put off: losing a signal only costs latency.
+The copy is refreshed by the sweep at most once a second while it runs, at once when it begins and
+when its last job ended. A signal that was lost costs a few seconds: the sweep compares with the events.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from django.db.models import Count, Max, Q, Sum
 from django.utils import timezone
 
 from jobs import events
-from jobs.models import Job
+from jobs.models import Event, Job
 from jobs.signals import jobs_moved, swept
 from jobs.states import FIRST_TERMINAL, JobState
 from workflows import aggregate, shapes
 from workflows.models import Workflow
 
 REFRESH_EVERY = dt.timedelta(seconds=1)
-STALE_A_SWEEP = 100
+REPAIR_EVERY = dt.timedelta(seconds=5)
+A_SWEEP = 100
 LIVE = Q(state__lt=int(FIRST_TERMINAL))
 log = logging.getLogger(__name__)
+_repair = {"at": dt.datetime(2000, 1, 1, tzinfo=dt.UTC)}  # when missed refreshes were looked for
 
 
 def connect() -> None:
@@ -40,12 +42,36 @@ def _on_moved(workflow_ids: Iterable[uuid.UUID], **_: object) -> None:
 
 
 def _on_swept(**_: object) -> None:
-    due = timezone.now() - REFRESH_EVERY
-    stale = Workflow.objects.across_tenants("the sweep serves all").filter(
-        Q(refreshed_at=None) | Q(refreshed_at__lt=due), stale=True
+    now = timezone.now()
+    everyone = Workflow.objects.across_tenants("the sweep serves all")
+    due = everyone.filter(Q(refreshed_at=None) | Q(refreshed_at__lt=now - REFRESH_EVERY))
+    running = Job.objects.across_tenants("the sweep serves all").filter(
+        state=JobState.RUNNING.value
     )
-    for pk in list(stale.values_list("pk", flat=True)[:STALE_A_SWEEP]):
+    moving = due.filter(Q(stale=True) | Q(pk__in=running.values("workflow")))
+    for pk in {*moving.values_list("pk", flat=True)[:A_SWEEP], *_missed(now)}:
         refresh(pk)
+
+
+def _missed(now: dt.datetime) -> list[uuid.UUID]:
+    """Workflows with an event after their last refresh: the process that wrote it died too soon."""
+    if now - _repair["at"] < REPAIR_EVERY:
+        return []
+    since = _repair["at"] - REPAIR_EVERY  # the first time: everything that is kept
+    _repair["at"] = now
+    told = (
+        Event.objects.across_tenants("the sweep serves all")
+        .filter(kind="job", at__gte=since)
+        .values_list("workflow")
+        .annotate(last=Max("at"))
+    )
+    last = dict(told)
+    rows = Workflow.objects.across_tenants("the sweep serves all").filter(pk__in=last)
+    return [
+        pk
+        for pk, refreshed_at in rows.values_list("pk", "refreshed_at")
+        if refreshed_at is None or refreshed_at < last[pk]
+    ]
 
 
 def refresh_soon(workflow_id: uuid.UUID) -> None:
@@ -96,7 +122,7 @@ def apply(workflow: Workflow) -> Workflow:
     )
     ended = found.pop("ended")
     counts = aggregate.Counts(**{**found, "live_progress": found["live_progress"] or 0.0})
-    workflow.state = aggregate.state_of(counts)
+    workflow.state = aggregate.state_of(counts, workflow.state)
     workflow.progress = aggregate.progress_of(counts)
     workflow.finished_at = ended if workflow.ended else None
     return workflow

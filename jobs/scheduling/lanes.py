@@ -85,12 +85,16 @@ def release_dependents(job: Job) -> set[int]:
     return set(jobs.filter(upstream_left=0).values_list("branch_id", flat=True))
 
 
-def end_dependents(job: Job) -> tuple[list[int], set[int]]:
-    """Cancel everything below `job`, which will never succeed. Returns (job ids, branches)."""
+def descendants(job: Job) -> list[int]:
+    """The ids of everything below `job`."""
     with connection.cursor() as cursor:
         cursor.execute(DESCENDANTS, [job.pk])
-        below = [row[0] for row in cursor.fetchall()]
-    return _cancel_waiting(below, Reason.UPSTREAM_FAILED)
+        return [row[0] for row in cursor.fetchall()]
+
+
+def end_dependents(job: Job, reason: Reason = Reason.UPSTREAM_FAILED) -> tuple[list[int], set[int]]:
+    """Cancel everything below `job`, which will never succeed. Returns (job ids, branches)."""
+    return _cancel_waiting(descendants(job), reason)
 
 
 def halt_lane(job: Job) -> tuple[list[int], set[int]]:
@@ -107,7 +111,7 @@ def halt_lane(job: Job) -> tuple[list[int], set[int]]:
     )
     ended, branches = _cancel_waiting([each.pk for each in later], Reason.BRANCH_HALTED)
     for each in later:
-        more, lanes = end_dependents(each)
+        more, lanes = end_dependents(each, Reason.BRANCH_HALTED)
         ended += more
         branches |= lanes
     return ended, branches

@@ -73,7 +73,7 @@ def _settle(slot: UserSlot, holder: Tenant) -> None:
     if runnable and not _turn_is_over(slot):
         return
     UserSlot.objects.filter(pk=slot.pk).update(holder=None, acquired_at=None)
-    if runnable:  # it drained: back to the end of the line
+    if runnable or holder.paused:  # it drained or stands still: to the end of the line
         Tenant.objects.filter(pk=holder.pk).update(waiting_since=timezone.now())
 
 
@@ -104,7 +104,8 @@ def _next_in_line() -> Tenant | None:
 
 def _admit(tenant: Tenant, free: list[UserSlot]) -> None:
     """Give the tenant the next free slot, or drop it from the line when nothing of it can run."""
-    Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk)
+    if Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).paused:
+        return  # paused since it was read: it keeps its place
     Tenant.objects.filter(pk=tenant.pk).update(waiting_since=None)
     if _runnable(tenant.pk):
         slot = free.pop(0)

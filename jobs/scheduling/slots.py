@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from django.conf import settings
 from django.db import connection, models, transaction
 from django.db.models import Count, Exists, OuterRef
@@ -18,11 +16,6 @@ def take_pass_lock() -> None:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [PASS_LOCK])
-
-
-def gpu_count() -> int:
-    """How many NVIDIA devices this machine shows, without loading torch."""
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
 def seed() -> None:
@@ -56,9 +49,9 @@ def capacity_of(queue: Queue) -> int:
     if queue.capacity is not None:
         return queue.capacity
     if queue.name == "gpu":
-        wanted = settings.GPU_WORKERS if settings.GPU_WORKERS is not None else gpu_count()
-        # at least one slot stays for cpu, so that a mask never waits behind cells
-        return max(1, min(wanted, settings.MAX_WORKERS - 1))
+        # at least one slot stays for cpu, so that a mask never waits behind cells; how many
+        # devices there are is told by the live workers, one each
+        return max(1, settings.MAX_WORKERS - 1)
     return settings.MAX_WORKERS
 
 
