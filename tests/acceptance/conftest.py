@@ -1,16 +1,38 @@
-"""Every scenario runs on the engine that DATABASE_URL names, and is worth running on both."""
+"""Every scenario runs on the engine that DATABASE_URL names; what the rows decide, on both."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.stack import Stack
+
 HERE = Path(__file__).parent
+ONE_ENGINE_IS_ENOUGH = ("test_12_paths.py", "test_20_start.py")
+LEASE_S = 6
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.stack)
-            item.add_marker(pytest.mark.postgres)
+            if item.path.name not in ONE_ENGINE_IS_ENOUGH:
+                item.add_marker(pytest.mark.postgres)
+
+
+@pytest.fixture(scope="session")
+def doomed_stack() -> Iterator[Stack]:
+    """A stack of two workers that tests kill and stop whole, with short leases."""
+    with Stack(cpu_workers=2, settings={"LEASE_S": LEASE_S, "MAX_WORKERS": 2}) as stack:
+        yield stack
+
+
+@pytest.fixture
+def private(doomed_stack: Stack) -> Iterator[Stack]:
+    """The doomed stack, whole again."""
+    doomed_stack.start()
+    yield doomed_stack
+    doomed_stack.start()
+    doomed_stack.settle()

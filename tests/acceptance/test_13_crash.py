@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-
-import pytest
 
 from tests import probelog
+from tests.acceptance.conftest import LEASE_S
 from tests.client import by_key, probe, states, until
 from tests.conftest import Cast
 from tests.stack import Stack
-
-LEASE_S = 6
-
-
-@pytest.fixture(scope="module")
-def private() -> Iterator[Stack]:
-    with Stack(cpu_workers=2, settings={"LEASE_S": LEASE_S, "MAX_WORKERS": 2}) as stack:
-        yield stack
 
 
 def test_13_after_kill_9_running_jobs_run_again_and_waiting_ones_in_order(private: Stack) -> None:
