@@ -236,7 +236,7 @@ def _cell_facts(
         "numerics": {
             **network.describe_device(),
             "precision": plan.precision,
-            "graph": "eager, BatchNorm folded, channels-last",
+            "graph": plan.network.graph,
             "tile": plan.grid.core + 2 * HALO,
             "halo": HALO,
             "block": BLOCK,

@@ -64,7 +64,9 @@ class Network:
         self.precision = _best_precision(self.device)
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # fp32 is the reference: all of its digits
-        self._by_precision = {"fp32": _eager(state, path).to(self.device)}
+        exact = _eager(state, path)
+        self.fused = self.device.type == "cpu" and exact.fuse()
+        self._by_precision: dict[str, nn.Module] = {"fp32": exact.to(self.device)}
         self._one = ThreadPoolExecutor(1, thread_name_prefix="network", initializer=_own_threads)
 
     def submit(
@@ -112,6 +114,11 @@ class Network:
             copied = copy.deepcopy(self._by_precision["fp32"])
             self._by_precision[precision] = copied.to(self.device, DTYPES[precision])
         return self._by_precision[precision]
+
+    @property
+    def graph(self) -> str:
+        """The form of the network that runs, for the manifest."""
+        return "BatchNorm folded, channels-last" + (", ReLU fused" if self.fused else "")
 
     def default_tile(self, precision: str) -> int:
         """Side of a window: what measured best against the halo's cost (bf16 suffers from caches
@@ -238,7 +245,7 @@ def _classifier(state: dict[str, Tensor], path: Path) -> Classifier:
     return Classifier(weights, biases)
 
 
-def _eager(state: dict[str, Tensor], path: Path) -> nn.Module:
+def _eager(state: dict[str, Tensor], path: Path) -> UNet:
     inner = {name[4:]: value for name, value in state.items() if name.startswith("fcn.")}
     try:
         net = UNet(inner)
@@ -246,4 +253,5 @@ def _eager(state: dict[str, Tensor], path: Path) -> nn.Module:
         raise _not_instanseg(path, f"it lacks {error}") from error
     if (net.inputs, net.planes) != (3, LOGITS):
         raise _not_instanseg(path, "it does not take RGB or give five planes")
-    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net

@@ -22,6 +22,20 @@ class UNet(nn.Module):
         self.inputs = int(state["encoder.0.conv0.0.weight"].shape[1])
         self.planes = sum(output.out_channels for output in outputs)
 
+    def fuse(self) -> bool:
+        """Let the CPU's kernels clip at 0 as they convolve: the same numbers for a fifth less time.
+        The operation is torch's own but not public; without it the plain one stays (False)."""
+        convolutions = [one for one in self.modules() if isinstance(one, _Convolution)]
+        try:
+            for one in convolutions:
+                one.fused = True
+            with torch.inference_mode():
+                self(next(self.parameters()).new_zeros(1, self.inputs, 8, 8))
+        except (AttributeError, RuntimeError, TypeError):
+            for one in convolutions:
+                one.fused = False
+        return convolutions[0].fused
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch whose sides are multiples of 8."""
         skips = []
@@ -36,6 +50,8 @@ class UNet(nn.Module):
 class _Convolution(nn.Conv2d):
     """A convolution with the BatchNorm that follows it in the file."""
 
+    fused = False
+
     def __init__(self, state: State, name: str) -> None:
         weight, bias = state[f"{name}.0.weight"], state[f"{name}.0.bias"]
         outputs, inputs, size, _ = weight.shape
@@ -44,6 +60,14 @@ class _Convolution(nn.Conv2d):
         shift = state[f"{name}.1.bias"] - state[f"{name}.1.running_mean"] * gain
         self.weight = nn.Parameter(weight * gain.reshape(-1, 1, 1, 1))
         self.bias = nn.Parameter(bias * gain + shift)
+
+    def active(self, x: Tensor) -> Tensor:
+        """The convolution, then ReLU."""
+        if not self.fused:
+            return self(x).relu_()  # type: ignore[no-any-return]
+        return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
+            x, self.weight, self.bias, self.padding, [1, 1], [1, 1], 1, "relu", [], ""
+        )
 
 
 class _Down(nn.Module):
@@ -59,9 +83,9 @@ class _Down(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pool:
             x = functional.max_pool2d(x, 2)
-        short = _active(self.conv0, x)
-        x = _active(self.conv2, _active(self.conv1, x)).add_(short)
-        return _active(self.conv4, _active(self.conv3, x)).add_(x)
+        short = self.conv0.active(x)
+        x = self.conv2.active(self.conv1.active(x)).add_(short)
+        return self.conv4.active(self.conv3.active(x)).add_(x)
 
 
 class _Up(nn.Module):
@@ -76,15 +100,10 @@ class _Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         # a 1×1 convolution gives the same before and after enlarging, at a quarter of the work
-        short = _double(_active(self.conv0, x))
-        x = _active(self.conv1, _double(x)).add_(_active(self.conv_skip, skip))
-        x = _active(self.conv2, x).add_(short)
-        return _active(self.conv4, _active(self.conv3, x)).add_(x)
-
-
-def _active(convolution: nn.Module, x: Tensor) -> Tensor:
-    made: Tensor = convolution(x)
-    return made.relu_()
+        short = _double(self.conv0.active(x))
+        x = self.conv1.active(_double(x)).add_(self.conv_skip.active(skip))
+        x = self.conv2.active(x).add_(short)
+        return self.conv4.active(self.conv3.active(x)).add_(x)
 
 
 def _double(x: Tensor) -> Tensor:
