@@ -21,6 +21,7 @@ from jobs.models import Artifact, Edge, Job
 from jobs.rows import download_of, downloads_of, loaded, row_of
 from jobs.scheduling import explain
 from jobs.shapes import progress_row
+from jobs.states import FIRST_ACTIVE
 from tenants.identity import Identity
 from tenants.pages import for_tenant, for_writer, one_of, rows_of, show
 
@@ -52,7 +53,7 @@ def job_page(request: HttpRequest, who: Identity, job_id: uuid.UUID) -> HttpResp
         "phase_words": words.PHASES,
         "job": job,
         "row": row_of(job, may_write=who.may_write),
-        "why": explain.why(job) if not job.status.terminal else None,
+        "why": explain.why(job) if job.status < FIRST_ACTIVE else None,
         "next_step": words.NEXT_STEPS.get(job.reason, "") if job.status.terminal else "",
         "phases": phases_of(job),
         "figures": words.figures(job.summary),

@@ -126,7 +126,7 @@ def result(summary: Mapping[str, Any]) -> str:
 def figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The counts of a result as (number, what it counts)."""
     return [
-        (pattern.format(summary[name]), word)
+        (pattern.format(summary[name]).replace("%", " %"), word)
         for name, word, pattern in FIGURES
         if isinstance(summary.get(name), int | float)
     ]

@@ -32,10 +32,7 @@ export class Feed extends EventTarget {
     if (this.workflow) url.searchParams.set("workflow", this.workflow);
     if (this.since !== "") url.searchParams.set("since", this.since);
     this.socket = new WebSocket(url);
-    this.socket.onopen = () => {
-      this.wait = FIRST_WAIT_MS;
-      this.tell("live");
-    };
+    this.socket.onopen = () => this.tell("live");
     this.socket.onmessage = (event) => this.take(event.data);
     this.socket.onclose = (event) => this.lost(event.code);
   }
@@ -47,6 +44,7 @@ export class Feed extends EventTarget {
     } catch {
       return; // a proxy's words, not ours
     }
+    this.wait = FIRST_WAIT_MS; // not when it opens: a server that closes at once is left in peace
     if (Number.isInteger(message.seq)) this.since = String(message.seq);
     this.dispatchEvent(new CustomEvent("message", { detail: message }));
   }

@@ -43,6 +43,8 @@ def test_a_failed_job_says_why_and_what_to_do(people: People, lab: Lab) -> None:
 def test_a_waiting_job_says_what_it_waits_for(people: People, lab: Lab) -> None:
     assert "It waits for running." in shown(people, lab.job_url("joined"))
     assert "Jobs of branch c run one at a time" in shown(people, lab.job_url("waiting"))
+    for key in ("running", "done"):
+        assert "Why it waits" not in shown(people, lab.job_url(key))
 
 
 def test_phases_are_shown_with_their_durations(people: People, lab: Lab) -> None:
