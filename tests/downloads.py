@@ -64,6 +64,13 @@ def duplicate_pairs(outlines: NDArray[Any], *, iou: float = 0.5) -> list[tuple[i
     return [(a, b) for a, b in pairs if overlap(outlines[a], outlines[b]) > iou]
 
 
+def agreement(truth: NDArray[Any], found: NDArray[Any], *, iou: float) -> float:
+    """F1 of two sets of outlines that do not overlap among themselves."""
+    first, second = shapely.STRtree(found).query(truth, predicate="intersects")
+    hits = sum(overlap(truth[a], found[b]) > iou for a, b in zip(first, second, strict=True))
+    return 2 * hits / (len(truth) + len(found))
+
+
 def overlap(one: Any, other: Any) -> float:
     """Intersection over union."""
     shared = one.intersection(other).area

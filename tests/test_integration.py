@@ -23,7 +23,15 @@ from PIL import Image
 
 from tests.client import Client, Row, by_key, until
 from tests.conftest import Cast
-from tests.downloads import Download, download_all, duplicate_pairs, ending, polygons_xy
+from tests.downloads import (
+    Download,
+    agreement,
+    download_all,
+    duplicate_pairs,
+    ending,
+    polygons_xy,
+)
+from tests.processes import REPOSITORY
 from tests.stack import Stack
 from tests.synthetic import write_slide
 
@@ -175,6 +183,11 @@ def test_the_document_has_the_published_shape(run: Run) -> None:
 def test_the_number_of_nuclei_is_that_of_the_published_model(run: Run) -> None:
     # 1,524 with the whole region normalised as one; other fixed rules shift it by some percent
     assert 1400 <= run.document["total_cells"] <= 1650
+
+
+def test_the_committed_sample_is_what_this_slide_gives(run: Run) -> None:
+    sample = json.loads((REPOSITORY / "results/CMU-1-Small-Region_segmentation.json").read_text())
+    assert agreement(polygons_xy(sample), polygons_xy(run.document), iou=0.9) >= 0.99
 
 
 def test_no_cell_is_reported_twice(run: Run) -> None:
@@ -410,6 +423,38 @@ def test_real_slides_without_a_usable_mpp_are_refused(
     (ann,) = Cast(imaging)("ann")
     slide = imaging.add_slide(assets / "slides" / name)
     assert "mpp" in refused_or_failed(ann, cells(slide)).lower()
+
+
+# --- no model ----------------------------------------------------------------------------
+
+
+def test_without_a_model_no_job_succeeds_with_no_cells_and_health_is_503(
+    imaging: Stack, tmp_path: Path
+) -> None:
+    """Last in this file: it takes the warm worker away, and brings one back."""
+    (ann,) = Cast(imaging)("ann")
+    slide = imaging.add_slide(write_slide(tmp_path / "later.tiff", size=512))
+    imaging.processes.pop("gpu-0").stop()
+    without = imaging.env | {"INSTANSEG_MODEL": str(tmp_path / "nowhere.pt")}
+    imaging.env, env = without, imaging.env
+    imaging.start_worker("gpu", 0)
+    made = ann.submit([cells(slide)])
+    until(lambda: _unwell(imaging), timeout_s=60, what="503 without a model")
+    job = ann.job(made["jobs"][0]["id"])
+    assert job["state"] != "SUCCEEDED", "no model, and yet no error"
+    if job["state"] == "PENDING":
+        assert ann.read(f"/api/jobs/{job['id']}/why")["reason"] == "no_worker"
+
+    imaging.processes.pop("gpu-0").stop()
+    imaging.env = env
+    imaging.start_worker("gpu", 0)
+    if job["state"] == "PENDING":
+        assert ann.wait(made["id"], timeout_s=120)["state"] == "SUCCEEDED"
+
+
+def _unwell(stack: Stack) -> bool:
+    health = stack.health()
+    return health is not None and health.status_code == 503
 
 
 if __name__ == "__main__":
