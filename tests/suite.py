@@ -13,7 +13,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     tally, bad = Tally(), 0
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    with postgres_url() as url:
+    named = any(_is_path(argument) for argument in arguments)
+    with nullcontext() if named else postgres_url() as url:
         for number, part in enumerate(parts(arguments, postgres=url)):
             bad = run(part, number, arguments, tally) or bad
     print(f"\n{time.monotonic() - began:.0f} s in all")
