@@ -1,7 +1,7 @@
 """Seconds and nuclei on the sample slide: our pipeline, and InstanSeg's own `eval_whole_slide_image`.
 
-Each side runs in a process of its own, one after the other, with the same weights and the same number
-of threads. Model loading and one warm-up tile are left out on both sides. Ours writes every result
+Each side runs in a process of its own, one after the other, with the same weights and on the same
+number of CPUs with as many threads. Model loading and one warm-up tile are left out on both sides. Ours writes every result
 file; InstanSeg writes its label image and, to its advantage, no GeoJSON. `cpu_seconds` are those of
 the process with all its threads and children. `ratio_to_instanseg` is InstanSeg's CPU-seconds divided
 by the row's own: 4 means a quarter of the work.
@@ -91,6 +91,7 @@ def _run(options: argparse.Namespace, peer: str, precision: str) -> Row:
 
 
 def _child(options: argparse.Namespace) -> Row:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     from jobs.imaging import network
     from jobs.imaging.slide import open_slide
     from jobs.imaging.weights import find_weights
