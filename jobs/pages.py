@@ -77,8 +77,8 @@ def viewer_page(request: HttpRequest, who: Identity, job_id: uuid.UUID) -> HttpR
         "facts": {
             "job": str(job.uuid),
             "visualization": f"/api/visualization/{job.uuid}/visualization",
-            "outline": outline_of(who, job),
         },
+        "outline": outline_of(who, job),
     }
     return show(request, who, "jobs/viewer.html", context)
 
@@ -127,12 +127,12 @@ def vendor_url(name: str) -> str:
         return ""
 
 
-def outline_of(who: Identity, job: Job) -> str | None:
-    """The address of the tissue outline: the job's own, else that of the mask it used."""
+def outline_of(who: Identity, job: Job) -> str:
+    """The address of the tissue outline: the job's own, else that of the mask it uses; or empty."""
     used = Q(job=job) | Q(job__edges_down__downstream=job)
     outlines = rows_of(Artifact.objects, who).filter(used, kind="tissue_geojson")
     found = outlines.select_related("job").order_by("-pk").first()
-    return download_of(found.job, found).url if found else None
+    return download_of(found.job, found).url if found else ""
 
 
 def neighbours(who: Identity, **end: Job) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ async function start() {
   viewer = open(slide.dzi);
   overlay = new Overlay(viewer, cells);
   connect();
-  if (facts.outline) loadTissue(facts.outline);
+  loadTissue();
   await loadCells(shown);
 }
 
@@ -97,7 +97,10 @@ function waiting(job) {
   return "Cells appear here as soon as the job is done.";
 }
 
-async function loadTissue(url) {
+/** The tissue outline, as soon as the page names one: its job ends before that of the cells. */
+async function loadTissue() {
+  const url = element("viewer-state").dataset.outline;
+  if (!url || overlay?.tissue !== null) return;
   try {
     const [x = 0, y = 0] = slide.bounds ?? [];
     overlay.tissue = pathOfTissue(await json(url), [x, y]);
@@ -108,6 +111,7 @@ async function loadTissue(url) {
   }
 }
 
+document.addEventListener("labsched:refreshed", () => loadTissue());
 document.addEventListener("labsched:message", async ({ detail: { type, data } }) => {
   if (type !== "job" || data?.id !== facts.job || !viewer) return;
   if (!["SUCCEEDED", "FAILED", "CANCELLED"].includes(data.state)) return;
@@ -228,6 +232,11 @@ function connect() {
   });
   viewer.canvas.addEventListener("pointermove", whereIs);
   document.addEventListener("keydown", onKey);
+  // OpenSeadragon moves the focus by script, which browsers take for the keyboard
+  document.addEventListener("keydown", ({ key }) => {
+    if (key === "Tab") stage.dataset.byKeys = "";
+  });
+  document.addEventListener("pointerdown", () => delete stage.dataset.byKeys);
   for (const button of document.querySelectorAll("[data-does]")) {
     button.addEventListener("click", actions[button.dataset.does]);
   }
