@@ -96,6 +96,9 @@ class ChildHandle:
         if self._process is None:
             return
         self._process.join(KILL_WAIT_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join(KILL_WAIT_S)
         code = self._process.exitcode
         self.exit_code = -signal.SIGKILL if code is None else code
         if self._pipe is not None:

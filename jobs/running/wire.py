@@ -61,8 +61,11 @@ class Wire:
 
     def pop(self) -> tuple[int, int] | None:
         """The next (job pk, attempt), None when none came in POP_S. Raises RedisError."""
+        if self._message is not None:
+            self._say(self._put_over)  # Redis was away when the last job ended
+            self._message = self._execution = None
         if time.monotonic() >= self._sign_due:
-            self._sign_of_life()
+            self._say(self._put_sign_of_life)
         raw = self._popping.blmove(
             self.queue.key, self.queue.intermediate_queue_key, POP_S, "LEFT", "RIGHT"
         )
@@ -98,19 +101,26 @@ class Wire:
 
     def show_over(self) -> None:
         """Take the job off the wire: what became of it is in the database."""
-        self._show(self._put_over)
+        if self._show(self._put_over):
+            self._message = self._execution = None
 
     def show_gone(self) -> None:
         """Take the worker off the pages."""
         self._show(self._put_gone)
 
-    def _show(self, put: Callable[[redis.client.Pipeline], None]) -> None:
+    def _show(self, put: Callable[[redis.client.Pipeline], None]) -> bool:
         try:
-            with self._showing.pipeline(transaction=False) as pipe:
-                put(pipe)
-                pipe.execute()
+            self._say(put)
         except redis.RedisError as error:
             log.warning("%s could not tell RQ's pages: %s", self.worker, error)
+            return False
+        return True
+
+    def _say(self, put: Callable[[redis.client.Pipeline], None]) -> None:
+        """Raises RedisError."""
+        with self._showing.pipeline(transaction=False) as pipe:
+            put(pipe)
+            pipe.execute()
 
     def _put_running(self, pipe: redis.client.Pipeline) -> None:
         message = self._message
@@ -130,7 +140,7 @@ class Wire:
             pipe.expire(self._message.key, SHOWN_S)
 
     def _put_over(self, pipe: redis.client.Pipeline) -> None:
-        message, self._message = self._message, None
+        message = self._message
         if message is None:
             return
         pipe.lrem(self.queue.intermediate_queue_key, 1, message.id)
@@ -139,18 +149,11 @@ class Wire:
         pipe.delete(message.key, ExecutionRegistry.key_template.format(message.id))
         pipe.hset(self.hash_key, "state", "idle")
         pipe.hdel(self.hash_key, "current_job")
-        self._execution = None
 
     def _put_gone(self, pipe: redis.client.Pipeline) -> None:
         pipe.srem(worker_registration.REDIS_WORKER_KEYS, self.hash_key)
         pipe.srem(worker_registration.WORKERS_BY_QUEUE_KEY % self.queue.name, self.hash_key)
         pipe.delete(self.hash_key)
-
-    def _sign_of_life(self) -> None:
-        """Raises RedisError."""
-        with self._showing.pipeline(transaction=False) as pipe:
-            self._put_sign_of_life(pipe)
-            pipe.execute()
 
     def _put_sign_of_life(self, pipe: redis.client.Pipeline) -> None:
         """The whole registration each time: a Redis that was emptied shows the worker again."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import select
-import signal
 import socket
 import time
 from dataclasses import replace
@@ -24,6 +22,7 @@ from rq.utils import now, utcformat
 from rq.version import VERSION
 
 from jobs.running import endings, verdicts, warmth
+from jobs.running.alarm import Alarm
 from jobs.running.child import DONE, READY, STARTED, Said
 from jobs.running.handle import ChildHandle
 from jobs.running.keeper import Keeper
@@ -71,10 +70,8 @@ class LabWorker(Worker):
         self._interruptible = False
         self._back_off_s = 0.0
         self._tidy_due = 0.0
-        self._alarm, self._ring = socket.socketpair()
-        self._alarm.setblocking(False)
-        self._ring.setblocking(False)
-        self.keeper = Keeper(name, queue_name, learnt=self._wake_up)
+        self.alarm = Alarm()
+        self.keeper = Keeper(name, queue_name, learnt=self.alarm.ring)
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
         return connection  # RQ would lengthen its time-outs
@@ -83,7 +80,7 @@ class LabWorker(Worker):
 
     def work(self, *_: Any, **__: Any) -> bool:
         """Take and run jobs until a signal says to end."""
-        self._listen_to_signals()
+        self.alarm.ring_on_signals(self._on_signal)
         self.keeper.start()
         try:
             while not self.stops:
@@ -176,12 +173,12 @@ class LabWorker(Worker):
         """READY or COLD; None when the child died or takes too long, or this worker is to end."""
         give_up_at = time.monotonic() + WARM_UP_S
         while not self.stops and (left_s := give_up_at - time.monotonic()) > 0:
-            said = self.child.listen(left_s, also=self._alarm.fileno())
+            said = self.child.listen(left_s, also=self.alarm.fileno())
             if said is not None:
                 return said
             if not self.child.alive:
                 return None
-            self._silence_alarm()
+            self.alarm.silence()
         return None
 
     # --- one job -------------------------------------------------------------------------
@@ -208,13 +205,13 @@ class LabWorker(Worker):
                 self.child.kill()
                 return verdict
             pause_s = watch.pause_s(time.monotonic(), self.child.beat_at)
-            said = self.child.listen(min(pause_s, LOOK_S), also=self._alarm.fileno())
+            said = self.child.listen(min(pause_s, LOOK_S), also=self.alarm.fileno())
             if said is None and not self.child.alive:
                 self._bury_child(job_pk, attempt)
                 return None
             if said is not None and self._hear(said, job_pk, attempt, watch):
                 return None
-            self._silence_alarm()
+            self.alarm.silence()
             self._mind_stops(watch)
             self.wire.show_still_running()
 
@@ -225,7 +222,7 @@ class LabWorker(Worker):
             watch.limits = _limits(content)
             self.keeper.hold(job_pk, attempt, watch)
         elif kind == DONE and not content:
-            self.child.bury()  # it ends by itself: memory ran out in it
+            self.child.kill()  # its work is written, but memory ran out in it
         return kind == DONE
 
     def _bury_child(self, job_pk: int, attempt: int) -> None:
@@ -251,35 +248,15 @@ class LabWorker(Worker):
 
     # --- signals and sleep ---------------------------------------------------------------
 
-    def _listen_to_signals(self) -> None:
-        signal.set_wakeup_fd(self._ring.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
     def _on_signal(self, *_: object) -> None:
         self.stops += 1
         if self._interruptible:
             raise StopNow
 
-    def _wake_up(self) -> None:
-        """Have the main thread look at the watch now. Called by the keeper's thread."""
-        try:
-            self._ring.send(b"!")
-        except BlockingIOError:
-            return  # it is ringing already
-
-    def _silence_alarm(self) -> None:
-        try:
-            while self._alarm.recv(64):
-                continue
-        except BlockingIOError:
-            return
-
     def _pause(self, seconds: float) -> None:
-        """Sleep, but not through a signal."""
+        """Sleep, but not when this worker is to end."""
         if not self.stops:
-            select.select([self._alarm], [], [], seconds)
-        self._silence_alarm()
+            self.alarm.sleep(seconds)
 
     def teardown(self) -> None:
         """Leave nothing behind: no child, no row, no place on RQ's pages."""

@@ -258,6 +258,10 @@ def test_messages_that_are_none_do_not_stop_a_worker(
     assert stack.redis().llen("rq:queue:cpu:intermediate") == 0
 
 
+def shown_states(queue: rq.Queue) -> dict[int | None, str]:
+    return {shown.pid: shown.get_state() for shown in rq.Worker.all(queue=queue)}
+
+
 def test_rqs_own_pages_see_the_worker_and_what_it_runs(
     stack: Stack, cast: Cast, worker: Process
 ) -> None:
@@ -265,11 +269,10 @@ def test_rqs_own_pages_see_the_worker_and_what_it_runs(
     queue = rq.Queue("cpu", connection=stack.redis(), serializer=JSONSerializer)
     begun(stack, ann, seconds=2)
     until(lambda: queue.started_job_registry.count == 1, timeout_s=2, what="shown as running")
-    (shown,) = rq.Worker.all(queue=queue)
-    assert (shown.pid, shown.get_state()) == (worker.pid, "busy")
+    assert shown_states(queue)[worker.pid] == "busy"
     ann.wait(ann.workflows[-1])
     until(lambda: queue.started_job_registry.count == 0, timeout_s=5, what="shown as over")
-    assert rq.Worker.all(queue=queue)[0].get_state() == "idle"
+    assert shown_states(queue)[worker.pid] == "idle"
     assert [key for key in stack.redis().keys("rq:job:*") if b"job-" in key] == []
 
 
