@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,53 @@ from tests.client import Client, Row, by_key, probe, summary, until
 from tests.stack import Stack
 
 LIVE_TIMEOUT_MS = 20_000
+ENDS = ("SUCCEEDED", "FAILED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A workflow that was submitted by a button and watched to its end in one document."""
+
+    workflow: Row
+    states: list[str]
+    progress: list[float]
+    same_document: bool
+
+    @property
+    def cells(self) -> Row:
+        return by_key(self.workflow)["cells"]
 
 
 @pytest.fixture(scope="session")
-def slide_workflow(stack: Stack, sample_slide: Path) -> Row:
-    """tissue → cells on the sample slide, over."""
-    operator = stack.client("operator")
-    name = stack.add_slide(sample_slide)
-    slide = {"image_path": name}
-    tissue = {"job_id": "tissue", "job_type": "tissue_mask", "branch": "masks", **slide}
-    cells = {"job_id": "cells", "job_type": "cell_segmentation", "branch": "cells", **slide}
-    made = operator.submit([tissue, {**cells, "depends_on": ["tissue"]}], name="Sample slide")
-    over = operator.wait(made["id"], timeout_s=480, every_s=1)
-    assert over["state"] == "SUCCEEDED", summary(over)
-    return over
+def watched(stack: Stack, signed_in: BrowserContext, sample_slide: Path) -> Watched:
+    """tissue → cells on the sample slide: the dashboard's button, then the page it leads to."""
+    stack.add_slide(sample_slide)
+    page = signed_in.new_page()
+    page.goto(stack.url + "/")
+    page.locator('form[action="/run-demo/"] button').first.click()
+    page.wait_for_url("**/workflows/*/")
+    page.evaluate("window.sameDocument = true")
+    main = page.locator("main[data-workflow]")
+    workflow_id = main.get_attribute("data-workflow") or ""
+    seen: list[tuple[str, float]] = []
+    deadline = time.monotonic() + 480
+    while time.monotonic() < deadline and (not seen or seen[-1][0] not in ENDS):
+        page.wait_for_timeout(250)
+        bar = page.locator(f'progress[data-bar="{workflow_id}"]').first
+        seen.append((main.get_attribute("data-state") or "", float(bar.evaluate("el => el.value"))))
+    same = page.evaluate("window.sameDocument") is True
+    page.close()
+    over = stack.client("operator").workflow(workflow_id)
+    return Watched(over, [state for state, _ in seen], [value for _, value in seen], same)
+
+
+def test_a_click_submits_and_the_page_follows_to_the_end(watched: Watched) -> None:
+    assert watched.workflow["state"] == "SUCCEEDED", summary(watched.workflow)
+    assert watched.states[-1] == "SUCCEEDED"
+    assert "RUNNING" in watched.states
+    assert watched.same_document, "the page was loaded again"
+    assert watched.progress == sorted(watched.progress)
+    assert len(set(watched.progress)) >= 5, watched.progress
 
 
 def test_the_sign_in_link_works_once(stack: Stack, browser: object) -> None:
@@ -137,9 +171,9 @@ def test_a_running_job_is_cancelled_on_the_page(stack: Stack, page: Page, operat
 
 
 def test_the_viewer_shows_the_slide_and_its_cells(
-    stack: Stack, page: Page, slide_workflow: Row, screenshots: Path
+    stack: Stack, page: Page, watched: Watched, screenshots: Path
 ) -> None:
-    job = by_key(slide_workflow)["cells"]
+    job = watched.cells
     tiles: list[int] = []
     page.on("response", lambda r: tiles.append(r.status) if ".jpeg" in r.url else None)
     page.goto(f"{stack.url}/jobs/{job['id']}/viewer/")
@@ -161,9 +195,9 @@ def test_the_viewer_shows_the_slide_and_its_cells(
 
 
 def test_a_click_on_a_cell_shows_its_measurements(
-    stack: Stack, page: Page, operator: Client, slide_workflow: Row
+    stack: Stack, page: Page, operator: Client, watched: Watched
 ) -> None:
-    job = by_key(slide_workflow)["cells"]
+    job = watched.cells
     page.goto(f"{stack.url}/jobs/{job['id']}/viewer/")
     page.wait_for_function(f"() => {CELLS} > 0", timeout=LIVE_TIMEOUT_MS)
     page.wait_for_load_state("networkidle")
@@ -210,7 +244,7 @@ def stage_of(page: Page, picture: Path) -> NDArray[np.uint8]:
 def test_every_page_fits_its_window(
     stack: Stack,
     signed_in: BrowserContext,
-    slide_workflow: Row,
+    watched: Watched,
     screenshots: Path,
     width: int,
     scheme: str,
@@ -219,7 +253,7 @@ def test_every_page_fits_its_window(
     watch = Watch(page)
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page.set_viewport_size({"width": width, "height": 900})
-    for name, path in pages_of(slide_workflow).items():
+    for name, path in pages_of(watched.workflow).items():
         answer = page.goto(stack.url + path)
         assert answer is not None
         assert answer.status == 200, (path, answer.status)
