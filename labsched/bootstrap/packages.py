@@ -65,7 +65,10 @@ def explain(output: str, *, log: Path) -> Trouble:
     """The sentence for a pip that failed, from what it printed."""
     again = "then run the same command again: what was downloaded is kept."
     if "No space left on device" in output:
-        return Trouble("The disk is full.", f"Free about {INSTALL_GB} GB, {again}")
+        return Trouble(
+            "The disk is full.",
+            f"Free about {INSTALL_GB} GB, 10 GB where pip takes torch for CUDA, {again}",
+        )
     if "DO NOT MATCH THE HASHES" in output:
         return Trouble(
             "A downloaded package is not the one this project pins, so it was not used.",
