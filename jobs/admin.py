@@ -98,9 +98,14 @@ class BranchAdmin(Pausable):
 
 @admin.register(Queue)
 class QueueAdmin(Pausable):
-    """Queues and their capacity."""
+    """Queues; their capacity is the one number that is set by hand."""
 
     list_display = ["name", "capacity", "paused"]
+    fields = ["name", "capacity", "paused"]
+    readonly_fields = ["name", "paused"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.is_active and request.user.is_staff)
 
 
 @admin.register(Worker)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 from django.db import transaction
 from django.db.models import F
 
@@ -12,6 +15,16 @@ from jobs.services import StaleTransition
 from jobs.states import JobState, Reason
 from tenants.models import Tenant
 
+FRESH = {
+    "state": JobState.PENDING.value,
+    "reason": "",
+    "error": "",
+    "failures": 0,
+    "cancel_requested_at": None,
+    "finished_at": None,
+    "started_at": None,
+    "queued_at": None,
+}
 ENDED_BY_OTHERS = (Reason.UPSTREAM_FAILED.value, Reason.BRANCH_HALTED.value)
 
 
@@ -31,9 +44,11 @@ def retry(job: Job) -> Job:
             raise StaleTransition(
                 f"{job.key} is {job.status.public}: only failed and cancelled jobs are retried."
             )
-        if names := _unmet(job, set()):
+        dead = _dead_upstream([job])
+        if names := [key for _, key in dead.get(job.pk, [])]:
             raise UpstreamNotDone(
-                f"{job.key} waits for {', '.join(names)}, which did not succeed: retry that first."
+                f"{job.key} waits for {', '.join(names[:5])}, which did not succeed: retry that "
+                "first."
             )
         revived = [job, *_ended_by(job)]
         _reopen(job.tenant_id, revived)
@@ -42,64 +57,72 @@ def retry(job: Job) -> Job:
     return job
 
 
-def _unmet(job: Job, revived: set[int]) -> list[str]:
-    """Keys of the upstream jobs that ended without success and do not come back with this one."""
-    upstream = Job.objects.across_tenants("edges of one locked job").filter(
-        edges_down__downstream=job
-    )
-    dead = upstream.filter(state__gt=int(JobState.SUCCEEDED)).exclude(pk__in=revived)
-    return list(dead.order_by("sequence").values_list("key", flat=True)[:5])
-
-
 def _ended_by(job: Job) -> list[Job]:
-    """The jobs below `job`, those halted behind it and those below them, that can run again."""
-    jobs = Job.objects.across_tenants("one locked tenant")
-    ended = jobs.filter(state=JobState.CANCELLED.value, reason__in=ENDED_BY_OTHERS)
-    halted = ended.filter(
-        branch=job.branch_id,
-        workflow=job.workflow_id,
-        reason=Reason.BRANCH_HALTED.value,
-        sequence__gt=job.sequence,
+    """The jobs below `job`, those it halted and those below them, that can run again with it."""
+    ended = Job.objects.across_tenants("one locked tenant").filter(
+        state=JobState.CANCELLED.value, reason__in=ENDED_BY_OTHERS
     )
-    below = {pk for root in [job, *halted] for pk in lanes.descendants(root)}
-    ids = sorted(below)
-    rows = [
-        each
-        for start in range(0, len(ids), lanes.BATCH)
-        for each in ended.filter(pk__in=ids[start : start + lanes.BATCH])
-    ]
-    # sequence order is a topological order (R2)
-    unique = {each.pk: each for each in [*rows, *halted]}
+    halted: list[int] = []
+    if job.status is JobState.FAILED:
+        lane = ended.filter(branch=job.branch_id, workflow=job.workflow_id)
+        behind = lane.filter(reason=Reason.BRANCH_HALTED.value, sequence__gt=job.sequence)
+        halted = list(behind.values_list("pk", flat=True))
+    rows = _in_batches(ended, [*halted, *lanes.descendants([job.pk, *halted])])
+    dead = _dead_upstream(rows)
     revived = {job.pk}
-    result = []
-    for each in sorted(unique.values(), key=lambda row: row.sequence):
-        if not _unmet(each, revived):
+    # sequence order is a topological order (R2)
+    for each in sorted(rows, key=lambda row: row.sequence):
+        if all(upstream in revived for upstream, _ in dead.get(each.pk, [])):
             revived.add(each.pk)
-            result.append(each)
-    return result
+    return [each for each in sorted(rows, key=lambda row: row.sequence) if each.pk in revived]
+
+
+def _in_batches(rows: Any, ids: list[int]) -> list[Job]:
+    unique = sorted(set(ids))
+    return [
+        row
+        for start in range(0, len(unique), lanes.BATCH)
+        for row in rows.filter(pk__in=unique[start : start + lanes.BATCH])
+    ]
+
+
+def _upstream(jobs: list[Job]) -> list[tuple[int, int, str, int]]:
+    """(job, upstream job, its key, its state) for every edge into these jobs."""
+    edges = Edge.objects.across_tenants("edges of one locked tenant").order_by("upstream_id")
+    ids = [job.pk for job in jobs]
+    return [
+        edge
+        for start in range(0, len(ids), lanes.BATCH)
+        for edge in edges.filter(downstream__in=ids[start : start + lanes.BATCH]).values_list(
+            "downstream_id", "upstream_id", "upstream__key", "upstream__state"
+        )
+    ]
+
+
+def _dead_upstream(jobs: list[Job]) -> dict[int, list[tuple[int, str]]]:
+    """For each job the (pk, key) of those it waits for that ended without success."""
+    dead: dict[int, list[tuple[int, str]]] = {}
+    for below, above, key, state in _upstream(jobs):
+        if state > JobState.SUCCEEDED:
+            dead.setdefault(below, []).append((above, key))
+    return dead
 
 
 def _reopen(tenant_id: int, revived: list[Job]) -> None:
-    tenant = Tenant.objects.get(pk=tenant_id)
+    """Put the jobs at the tails of their lanes, in this order, with a fresh budget."""
     Tenant.objects.filter(pk=tenant_id).update(next_sequence=F("next_sequence") + len(revived))
-    for sequence, each in enumerate(revived, tenant.next_sequence):
-        open_edges = Edge.objects.across_tenants("one locked job").filter(downstream=each)
-        left = open_edges.exclude(upstream__state=JobState.SUCCEEDED.value).count()
-        Job.objects.across_tenants("one locked job").filter(pk=each.pk).update(
-            state=JobState.PENDING.value,
-            reason="",
-            error="",
-            failures=0,
-            sequence=sequence,
-            upstream_left=left,
-            cancel_requested_at=None,
-            finished_at=None,
-            started_at=None,
-            queued_at=None,
-        )
+    end = Tenant.objects.values_list("next_sequence", flat=True).get(pk=tenant_id)
+    left = Counter(
+        below for below, _, _, state in _upstream(revived) if state != JobState.SUCCEEDED
+    )
+    for sequence, each in enumerate(revived, end - len(revived)):
+        each.sequence = sequence
+        each.upstream_left = left[each.pk]
+    jobs = Job.objects.across_tenants("one locked tenant")
+    jobs.bulk_update(revived, ["sequence", "upstream_left"], batch_size=300)
     ids = [each.pk for each in revived]
     for start in range(0, len(ids), lanes.BATCH):
-        JobProgress.objects.across_tenants("one locked tenant").filter(
-            pk__in=ids[start : start + lanes.BATCH]
-        ).delete()
+        batch = ids[start : start + lanes.BATCH]
+        jobs.filter(pk__in=batch).update(**FRESH)
+        JobProgress.objects.across_tenants("one locked tenant").filter(pk__in=batch).delete()
     lanes.raise_heads(tenant_id, {each.branch_id for each in revived})

@@ -18,7 +18,7 @@ from django.utils import timezone
 from jobs import events
 from jobs.models import Artifact, Job, Lease
 from jobs.scheduling import lanes
-from jobs.states import JobState, Reason
+from jobs.states import TRANSITIONS, JobState, Reason
 
 
 class StaleTransition(Exception):
@@ -143,25 +143,40 @@ def hand_back(job_pk: int, attempt: int, reason: Reason = Reason.WITHDRAWN) -> b
     return True
 
 
-def lose(job_pk: int, attempt: int, error: str) -> bool:
-    """A lease ran out: the attempt counts as failed, and the job is tried again at once."""
+def expire(job_pk: int, attempt: int) -> bool:
+    """End a hold whose lease ran out: a RUNNING job is lost, a QUEUED one is withdrawn for free.
+
+    False when the lease was renewed, or the job moved, since the sweep saw it.
+    """
     with transaction.atomic():
         job = _locked(job_pk)
-        if job is None or job.attempt != attempt or job.status is not JobState.RUNNING:
+        if job is None or job.attempt != attempt or not job.status.active:
             return False
-        if job.cancel_requested_at is not None or job.failures + 1 >= job.max_attempts:
-            return fail(job_pk, attempt, Reason.LOST, error)
-        _move(
-            job,
-            job.status,
-            attempt,
-            JobState.READY,
-            reason=Reason.LOST.value,
-            error=error,
-            failures=job.failures + 1,
-            ready_at=timezone.now(),
+        lease = _leases(job).filter(attempt=attempt, expires_at__lt=Now()).first()
+        if lease is None:
+            return False
+        if job.status is JobState.QUEUED:
+            return hand_back(job_pk, attempt)
+        return _lose(
+            job, f"Worker {lease.worker} stopped renewing its lease: it died or was cut off."
         )
-        events.jobs_changed(job.tenant_id, [job.pk])
+
+
+def _lose(job: Job, error: str) -> bool:
+    """The attempt counts as failed; the job is tried again at once."""
+    if job.cancel_requested_at is not None or job.failures + 1 >= job.max_attempts:
+        return fail(job.pk, job.attempt, Reason.LOST, error)
+    _move(
+        job,
+        job.status,
+        job.attempt,
+        JobState.READY,
+        reason=Reason.LOST.value,
+        error=error,
+        failures=job.failures + 1,
+        ready_at=timezone.now(),
+    )
+    events.jobs_changed(job.tenant_id, [job.pk])
     return True
 
 
@@ -248,6 +263,8 @@ def _move(
     **fields: Any,
 ) -> bool:
     """Move `job` by compare-and-swap, and drop its leases when it stops being active."""
+    if to not in TRANSITIONS[source]:
+        raise StaleTransition(f"{job.key} can not go from {source.name} to {to.name}.")
     now = timezone.now()
     values: dict[str, Any] = {"state": to.value, "reason": "", **fields}
     if started:

@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 from django.core.exceptions import ObjectDoesNotExist
 
+from jobs.states import JobState, Reason
+
 if TYPE_CHECKING:
     from jobs.models import Artifact, Job
 
@@ -23,7 +25,7 @@ def job_state(job: Job) -> dict[str, Any]:
         "job_type": job.job_type,
         "queue": job.queue,
         "state": job.status.public,
-        "reason": job.reason,
+        "reason": reason_of(job),
         "progress": progress_of(job),
         "phase": row.phase if row else "",
         "tiles_done": row.tiles_done if row else 0,
@@ -59,6 +61,13 @@ def artifact_shape(job: Job, artifact: Artifact) -> dict[str, Any]:
         "sha256": artifact.sha256,
         "url": f"/api/jobs/{job.uuid}/artifacts/{quote(artifact.name)}",
     }
+
+
+def reason_of(job: Job) -> str:
+    """Why the job stands where it stands; `/why` looks deeper."""
+    if job.status is not JobState.PENDING:
+        return job.reason
+    return (Reason.DEPENDENCY if job.upstream_left else Reason.BRANCH).value
 
 
 def progress_of(job: Job) -> float:

@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from jobs import retrying, services
-from jobs.models import Event, Job, Lease, UserSlot
+from jobs.models import Branch, Event, Job, Lease, Queue, UserSlot
 from jobs.scheduling import explain, leases, promotion, sweep
 from jobs.services import StaleTransition
 from jobs.states import JobState, Reason
@@ -230,6 +230,33 @@ def test_a_tenant_that_was_paused_while_it_held_a_slot_goes_on_when_resumed() ->
     assert running() == ["j1"]
 
 
+def test_a_slot_is_not_kept_for_jobs_of_a_paused_queue(settings: Any) -> None:
+    settings.MAX_ACTIVE_USERS = 1
+    UserSlot.objects.filter(number__gt=1).delete()
+    factories.capacity(cpu=2, gpu=1)
+    UserSlot.objects.filter(number__gt=1).delete()
+    stuck, free = factories.tenant(), factories.tenant()
+    workflow(stuck, [factories.job("s", params={"queue": "gpu"})])
+    Queue.objects.filter(name="gpu").update(paused=True)
+    promotion.promote()
+    workflow(free, [factories.job("f")])
+    pair = start_all()[0]
+    assert running() == ["f"]
+    Queue.objects.filter(name="gpu").update(paused=False)
+    finish(*pair)
+    start_all()
+    assert running() == ["s"]
+
+
+def test_a_promoted_job_of_a_branch_that_is_paused_goes_back() -> None:
+    flow = workflow(factories.tenant(), [factories.job("a", "main")])
+    promotion.promote()
+    Branch.objects.for_tenant(flow.tenant).update(paused=True)
+    sweep.repair()
+    row = jobs_of(flow)["a"]
+    assert (row.status, row.reason, row.failures) == (JobState.READY, "withdrawn", 0)
+
+
 # --- R6: failure -------------------------------------------------------------------------
 
 
@@ -290,6 +317,25 @@ def test_a_retry_after_a_halt_revives_what_hung_on_the_halted_jobs() -> None:
     for _ in range(3):
         finish(*start_all()[0])
     assert set(states(flow).values()) == {"SUCCEEDED"}
+
+
+def test_a_retry_does_not_revive_what_another_failure_halted() -> None:
+    jobs = [factories.job(key, "main") for key in "abc"]
+    flow = workflow(factories.tenant(), jobs, on_failure="halt")
+    services.cancel(jobs_of(flow)["a"])
+    fail_for_good(*start_all()[0])
+    retrying.retry(jobs_of(flow)["a"])
+    assert states(flow) == {"a": "PENDING", "b": "FAILED", "c": "CANCELLED"}
+
+
+def test_a_retry_of_a_long_chain_costs_a_few_statements() -> None:
+    chain = [factories.job(f"j{n}", after=[f"j{n - 1}"] if n else []) for n in range(600)]
+    flow = workflow(factories.tenant(), chain)
+    fail_for_good(*start_all()[0])
+    with CaptureQueriesContext(connection) as seen:
+        retrying.retry(jobs_of(flow)["j0"])
+    assert set(states(flow).values()) == {"PENDING"}
+    assert len(seen) < 60
 
 
 def test_bad_input_is_not_tried_again() -> None:
@@ -390,6 +436,13 @@ def test_an_expired_lease_gives_the_job_to_another_attempt_and_fences_the_old_on
     assert not leases.renew(pk, attempt, "cpu-0").mine
     assert leases.renew(pk, attempt + 1, "cpu-0").mine
     assert finish(pk, attempt + 1)
+
+
+def test_a_lease_renewed_meanwhile_is_not_ended() -> None:
+    flow = workflow(factories.tenant(), [factories.job("a")])
+    pk, attempt = start_all()[0]
+    assert not services.expire(pk, attempt)
+    assert states(flow) == {"a": "RUNNING"}
 
 
 def test_a_queued_job_that_no_worker_takes_is_withdrawn_for_free() -> None:

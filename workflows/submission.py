@@ -86,7 +86,9 @@ def add_job(tenant: Tenant, workflow: Workflow, body: object, *, user: User | No
 def cancel(workflow: Workflow) -> Workflow:
     """Cancel every job that is not over. Raises Conflict when the workflow is over already."""
     if not services.cancel_all(workflow.tenant_id, workflow.pk):
-        raise Conflict(f"{workflow.name} is over already.")
+        empty = not Job.objects.for_tenant(workflow.tenant).filter(workflow=workflow).exists()
+        state = "has no jobs to cancel" if empty else "is over already"
+        raise Conflict(f"{workflow.name} {state}.")
     return refreshed(workflow)
 
 

@@ -191,10 +191,6 @@ class Job(models.Model):
     def status(self) -> JobState:
         return JobState(self.state)
 
-    @property
-    def branch_name(self) -> str:
-        return self.branch.name
-
 
 class Edge(models.Model):
     """`downstream` waits for `upstream`, inside one workflow (R2)."""

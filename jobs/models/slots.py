@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from tenants.models import Tenant
 from tenants.scoping import TenantQuerySet
@@ -52,8 +52,8 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
     """Workers by whether they can take a job."""
 
     def live(self) -> WorkerQuerySet:
-        horizon = timezone.now() - dt.timedelta(seconds=settings.WORKER_TTL_S)
-        return self.filter(seen_at__gte=horizon, draining=False)
+        silence = dt.timedelta(seconds=settings.WORKER_TTL_S)  # by the database's clock alone
+        return self.filter(seen_at__gte=Now() - silence, draining=False)
 
 
 class Worker(models.Model):

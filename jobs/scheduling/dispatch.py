@@ -22,7 +22,7 @@ from jobs.scheduling.wake import client
 from jobs.states import JobState
 
 TASK = "jobs.running.tasks.run_job"
-LOST_AFTER = dt.timedelta(seconds=4)  # no worker began it: its message is pushed again
+LOST_AFTER = dt.timedelta(seconds=2)  # no worker began it: its message is pushed again
 RESULT_TTL_S = 60
 log = logging.getLogger(__name__)
 

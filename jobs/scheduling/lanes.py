@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, Subquery
@@ -18,7 +18,7 @@ BATCH = 800  # parameters a statement, below every database's limit
 # UNION, not UNION ALL: a diamond's foot is visited once
 DESCENDANTS = """
     WITH RECURSIVE below(id) AS (
-        SELECT downstream_id FROM jobs_edge WHERE upstream_id = %s
+        SELECT downstream_id FROM jobs_edge WHERE upstream_id IN ({roots})
         UNION
         SELECT e.downstream_id FROM jobs_edge e JOIN below b ON e.upstream_id = b.id
     )
@@ -56,14 +56,16 @@ def _raise_batch(branch_ids: list[int]) -> None:
 
 
 def line_up(tenant_id: int) -> None:
-    """Put the tenant in line for a user slot, if it has a ready job and neither slot nor place."""
+    """Put the tenant in line for a user slot while it has a ready job and no slot; else take it out."""
     holds = UserSlot.objects.filter(holder=OuterRef("pk"))
     ready = Job.objects.across_tenants("one locked tenant").filter(
         tenant=OuterRef("pk"), state=JobState.READY.value
     )
-    Tenant.objects.filter(~Exists(holds), Exists(ready), pk=tenant_id, waiting_since=None).update(
+    tenant = Tenant.objects.filter(pk=tenant_id)
+    tenant.filter(~Exists(holds), Exists(ready), waiting_since=None).update(
         waiting_since=timezone.now()
     )
+    tenant.filter(~Exists(ready), waiting_since__isnull=False).update(waiting_since=None)
 
 
 def set_paused(lane: Branch, paused: bool) -> None:
@@ -85,36 +87,33 @@ def release_dependents(job: Job) -> set[int]:
     return set(jobs.filter(upstream_left=0).values_list("branch_id", flat=True))
 
 
-def descendants(job: Job) -> list[int]:
-    """The ids of everything below `job`."""
-    with connection.cursor() as cursor:
-        cursor.execute(DESCENDANTS, [job.pk])
-        return [row[0] for row in cursor.fetchall()]
+def descendants(job_ids: Sequence[int]) -> list[int]:
+    """The ids of everything below these jobs."""
+    below: set[int] = set()
+    for start in range(0, len(job_ids), BATCH):
+        roots = list(job_ids[start : start + BATCH])
+        statement = DESCENDANTS.format(roots=", ".join(["%s"] * len(roots)))
+        with connection.cursor() as cursor:
+            cursor.execute(statement, roots)
+            below.update(row[0] for row in cursor.fetchall())
+    return sorted(below)
 
 
-def end_dependents(job: Job, reason: Reason = Reason.UPSTREAM_FAILED) -> tuple[list[int], set[int]]:
+def end_dependents(job: Job) -> tuple[list[int], set[int]]:
     """Cancel everything below `job`, which will never succeed. Returns (job ids, branches)."""
-    return _cancel_waiting(descendants(job), reason)
+    return _cancel_waiting(descendants([job.pk]), Reason.UPSTREAM_FAILED)
 
 
 def halt_lane(job: Job) -> tuple[list[int], set[int]]:
     """Cancel the later jobs of the same workflow in `job`'s lane, and all below them (R6)."""
-    later = list(
-        Job.objects.across_tenants("lane of one locked job")
-        .filter(
-            branch_id=job.branch_id,
-            workflow_id=job.workflow_id,
-            sequence__gt=job.sequence,
-            state__lt=int(FIRST_ACTIVE),
-        )
-        .order_by("sequence")
+    later = Job.objects.across_tenants("lane of one locked job").filter(
+        branch_id=job.branch_id,
+        workflow_id=job.workflow_id,
+        sequence__gt=job.sequence,
+        state__lt=int(FIRST_ACTIVE),
     )
-    ended, branches = _cancel_waiting([each.pk for each in later], Reason.BRANCH_HALTED)
-    for each in later:
-        more, lanes = end_dependents(each, Reason.BRANCH_HALTED)
-        ended += more
-        branches |= lanes
-    return ended, branches
+    halted = list(later.values_list("pk", flat=True))
+    return _cancel_waiting([*halted, *descendants(halted)], Reason.BRANCH_HALTED)
 
 
 def _cancel_waiting(job_ids: list[int], reason: Reason) -> tuple[list[int], set[int]]:

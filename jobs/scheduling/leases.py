@@ -6,8 +6,8 @@ import datetime as dt
 from dataclasses import dataclass
 
 from django.conf import settings
+from django.db.models import DurationField, ExpressionWrapper, F
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from jobs.models import Job, Lease
 
@@ -17,12 +17,7 @@ class Hold:
     """What a renewal learnt: whether the job is still this worker's, and whether to stop."""
 
     mine: bool
-    cancel_requested_at: dt.datetime | None = None
-
-
-def lease_end() -> dt.datetime:
-    """When a lease taken now runs out."""
-    return timezone.now() + dt.timedelta(seconds=settings.LEASE_S)
+    cancel_asked_s: float | None = None  # since a person asked to cancel, by the database's clock
 
 
 def renew(job_pk: int, attempt: int, worker: str) -> Hold:
@@ -33,4 +28,6 @@ def renew(job_pk: int, attempt: int, worker: str) -> Hold:
     if lease.update(expires_at=Now() + dt.timedelta(seconds=settings.LEASE_S)) != 1:
         return Hold(mine=False)
     job = Job.objects.across_tenants("a worker knows only the job").filter(pk=job_pk)
-    return Hold(mine=True, cancel_requested_at=job.values_list("cancel_requested_at", flat=True)[0])
+    age = ExpressionWrapper(Now() - F("cancel_requested_at"), output_field=DurationField())
+    asked: dt.timedelta | None = job.values_list(age, flat=True).first()
+    return Hold(mine=True, cancel_asked_s=None if asked is None else asked.total_seconds())

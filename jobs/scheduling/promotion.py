@@ -12,12 +12,13 @@ from collections import defaultdict
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Count, F
+from django.db.models import Count, Exists, F, OuterRef, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from jobs import events
-from jobs.models import Job, Lease, UserSlot
-from jobs.scheduling import slots
+from jobs.models import Job, Lease, Queue, UserSlot
+from jobs.scheduling import lanes, slots
 from jobs.scheduling.plan import Candidate, Holder, Room, plan
 from jobs.states import JobState
 from tenants.models import Tenant
@@ -61,31 +62,31 @@ def _settle_user_slots() -> None:
         if slot.holder is not None:
             _settle(slot, slot.holder)
     free = list(UserSlot.objects.filter(holder=None, number__lte=settings.MAX_ACTIVE_USERS))
-    while free and (tenant := _next_in_line()):
-        _admit(tenant, free)
+    for slot, tenant in zip(free, _line(len(free)), strict=False):
+        _admit(tenant, slot)
 
 
 def _settle(slot: UserSlot, holder: Tenant) -> None:
     jobs = Job.objects.across_tenants("is this slot holder done?").filter(tenant=holder)
     if jobs.active().exists():
         return
-    runnable = _runnable(holder.pk)
+    runnable = Tenant.objects.filter(_can_run(), pk=holder.pk, paused=False).exists()
     if runnable and not _turn_is_over(slot):
         return
     UserSlot.objects.filter(pk=slot.pk).update(holder=None, acquired_at=None)
-    if runnable or holder.paused:  # it drained or stands still: to the end of the line
-        Tenant.objects.filter(pk=holder.pk).update(waiting_since=timezone.now())
+    lanes.line_up(holder.pk)  # it drained, or what is left is paused: to the end of the line
 
 
-def _runnable(tenant_id: int) -> bool:
-    """Whether the tenant has a job that could start now or within 30 s."""
-    jobs = Job.objects.across_tenants("one tenant of the line").filter(
-        tenant=tenant_id, tenant__paused=False, branch__paused=False
+def _can_run() -> Q:
+    """Tenants with a job that could start now or within 30 s; nothing paused counts."""
+    jobs = Job.objects.across_tenants("tenants of the line").filter(
+        tenant=OuterRef("pk"), branch__paused=False
     )
-    if jobs.filter(state=JobState.READY.value).exists():
-        return True
+    jobs = jobs.exclude(queue__in=Queue.objects.filter(paused=True).values("name"))
     soon = timezone.now() + RETRY_HOLDS_SLOT
-    return jobs.filter(state=JobState.RETRY_WAIT.value, retry_at__lte=soon).exists()
+    return Q(Exists(jobs.filter(state=JobState.READY.value))) | Q(
+        Exists(jobs.filter(state=JobState.RETRY_WAIT.value, retry_at__lte=soon))
+    )
 
 
 def _turn_is_over(slot: UserSlot) -> bool:
@@ -94,21 +95,20 @@ def _turn_is_over(slot: UserSlot) -> bool:
         return False
     if slot.acquired_at > timezone.now() - dt.timedelta(seconds=quantum):
         return False
-    return Tenant.objects.filter(waiting_since__isnull=False, paused=False).exists()
+    return bool(_line(1))
 
 
-def _next_in_line() -> Tenant | None:
-    line = Tenant.objects.filter(waiting_since__isnull=False, paused=False)
-    return line.order_by("waiting_since", "pk").first()
+def _line(places: int) -> list[Tenant]:
+    """The tenants waiting longest that can run something; the others keep their place."""
+    line = Tenant.objects.filter(_can_run(), waiting_since__isnull=False, paused=False)
+    return list(line.order_by("waiting_since", "pk")[:places]) if places else []
 
 
-def _admit(tenant: Tenant, free: list[UserSlot]) -> None:
-    """Give the tenant the next free slot, or drop it from the line when nothing of it can run."""
-    if Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk).paused:
-        return  # paused since it was read: it keeps its place
-    Tenant.objects.filter(pk=tenant.pk).update(waiting_since=None)
-    if _runnable(tenant.pk):
-        slot = free.pop(0)
+def _admit(tenant: Tenant, slot: UserSlot) -> None:
+    """Give the tenant the free slot, unless it was paused or emptied since it was read."""
+    Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk)
+    if Tenant.objects.filter(_can_run(), pk=tenant.pk, paused=False).exists():
+        Tenant.objects.filter(pk=tenant.pk).update(waiting_since=None)
         UserSlot.objects.filter(pk=slot.pk).update(holder=tenant.pk, acquired_at=timezone.now())
 
 
@@ -186,7 +186,7 @@ def _promote_one(job: Job, run_slot: int) -> bool:
                     queue=job.queue,
                     attempt=job.attempt + 1,
                     user_slot_id=job.tenant_id,
-                    expires_at=now + dt.timedelta(seconds=settings.WITHDRAW_S),
+                    expires_at=Now() + dt.timedelta(seconds=settings.WITHDRAW_S),
                 )
     except IntegrityError as error:
         log.error("job %s stays where it is, the database refused its promotion: %s", job, error)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import logging
 
+from django.db.models import Q
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from jobs import events, services
-from jobs.models import Job, Lease, Worker
+from jobs.models import Lease, Queue, Worker
 from jobs.scheduling import dispatch, heartbeat, promotion
 from jobs.signals import swept
-from jobs.states import JobState, Reason
+from jobs.states import JobState
 
 WORKER_FORGOTTEN = dt.timedelta(minutes=10)
 log = logging.getLogger(__name__)
@@ -29,28 +29,26 @@ def sweep() -> int:
 
 
 def repair() -> None:
-    """Take back what expired leases hold, and wake retries that are due. Touches ≤ W rows."""
+    """End expired leases, take back what was paused, wake retries that are due. Touches ≤ W rows."""
     services.wake_retries()
-    expired = Lease.objects.across_tenants("leases of all tenants").filter(expires_at__lt=Now())
-    for lease in expired.select_related("job"):
-        _expire(lease.job, lease)
-
-
-def _expire(job: Job, lease: Lease) -> None:
-    if job.status is JobState.RUNNING:
-        log.warning("%s lost its worker %s", job, lease.worker)
-        services.lose(
-            job.pk,
-            lease.attempt,
-            f"Worker {lease.worker} stopped renewing its lease: it died or was cut off.",
-        )
-    elif job.status is JobState.QUEUED:
-        log.info("%s was not taken by a worker in time: withdrawn", job)
-        if services.hand_back(job.pk, lease.attempt, Reason.WITHDRAWN):
-            dispatch.take_back(job)
+    leases = Lease.objects.across_tenants("leases of all tenants").select_related("job")
+    for lease in leases.filter(expires_at__lt=Now()):
+        queued = lease.job.status is JobState.QUEUED
+        if services.expire(lease.job_id, lease.attempt):
+            log.warning("%s: the lease of %s ran out", lease.job, lease.worker or "nobody")
+            if queued:
+                dispatch.take_back(lease.job)
+    paused = (
+        Q(job__tenant__paused=True)
+        | Q(job__branch__paused=True)
+        | Q(queue__in=Queue.objects.filter(paused=True).values("name"))
+    )
+    for lease in leases.filter(paused, job__state=JobState.QUEUED.value):
+        if services.hand_back(lease.job_id, lease.attempt):
+            dispatch.take_back(lease.job)
 
 
 def tidy() -> None:
     """Drop what is past its retention. Called now and then, not every round."""
     events.forget_old()
-    Worker.objects.filter(seen_at__lt=timezone.now() - WORKER_FORGOTTEN).delete()
+    Worker.objects.filter(seen_at__lt=Now() - WORKER_FORGOTTEN).delete()

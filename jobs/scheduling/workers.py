@@ -6,7 +6,7 @@ import os
 import socket
 
 from django.db.models import Count
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from jobs.models import Worker
 from jobs.scheduling.wake import wake
@@ -22,7 +22,7 @@ def announce(name: str, queue: str, *, device: str = "", warm: bool = False) -> 
             "pid": os.getpid(),
             "device": device,
             "warm": warm,
-            "seen_at": timezone.now(),
+            "seen_at": Now(),
         },
     )
     if warm:
@@ -31,7 +31,7 @@ def announce(name: str, queue: str, *, device: str = "", warm: bool = False) -> 
 
 def seen(name: str, *, warm: bool | None = None) -> bool:
     """Renew the sign of life. False when the row is gone and must be announced again."""
-    fields: dict[str, object] = {"seen_at": timezone.now()}
+    fields: dict[str, object] = {"seen_at": Now()}
     if warm is not None:
         fields["warm"] = warm
     return Worker.objects.filter(name=name).update(**fields) == 1

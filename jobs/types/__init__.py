@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from jobs.types.base import JobType
 
+SHOWN = 300  # characters of a sentence that may hold what the client sent
 PROBE = "probe"  # for tests and benchmarks, only where settings allow it
 
 
@@ -50,6 +51,6 @@ def _validator(name: str) -> Draft202012Validator:
 def check_params(kind: JobType, params: Mapping[str, Any]) -> list[str]:
     """What is wrong with `params`, a sentence each; empty when they fit the type's schema."""
     return [
-        f"params{''.join(f'.{part}' for part in error.absolute_path)}: {error.message}."
+        f"params{''.join(f'.{part}' for part in error.absolute_path)}: {error.message}."[:SHOWN]
         for error in _validator(kind.name).iter_errors(dict(params))
     ]
