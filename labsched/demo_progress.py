@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 
 class Watcher:
@@ -17,9 +18,9 @@ class Watcher:
         self.console = console
         self._progress = Progress(
             TextColumn("{task.fields[key]:<8}"),
-            BarColumn(40),
+            BarColumn(24),
             TextColumn("{task.percentage:>4.0f}%"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
             TimeElapsedColumn(),
             console=console,
         )
