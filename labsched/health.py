@@ -21,6 +21,7 @@ from jobs.models import Queue, Worker
 from jobs.scheduling import heartbeat
 
 OK, DEGRADED, FAILED = "ok", "degraded", "failed"
+COLD = "cold: "  # how a worker's row begins to say why it takes no job
 TIMEOUT_S = 1.0
 SILENT_S = 15.0
 """A scheduler that finished no pass for this long is missing."""
@@ -120,6 +121,8 @@ def _workers() -> Finding:
         return Finding(OK, f"Warm workers of each queue: {counts_said}.")
     status = FAILED if any(_served(name) for name in missing) else DEGRADED
     warming = [name for name in missing if cold[name]]
+    if cold_ones := _cold_because(warming):
+        return Finding(status, f"{cold_ones} ({counts_said}).")
     if warming:
         return Finding(status, f"Workers of {', '.join(warming)} are warming up ({counts_said}).")
     return Finding(
@@ -127,6 +130,13 @@ def _workers() -> Finding:
         f"No worker of {', '.join(missing)} ({counts_said}): start `manage.py run_worker --queue "
         f"{missing[0]}`.",
     )
+
+
+def _cold_because(queues: list[str]) -> str:
+    """What keeps workers of these queues from getting warm, in their own words; else nothing."""
+    rows = Worker.objects.live().filter(queue__in=queues, device__startswith=COLD)
+    said = rows.values_list("device", flat=True).first()
+    return f"A worker takes no job: {said.removeprefix(COLD)}" if said else ""
 
 
 def _served(queue: str) -> bool:
