@@ -48,7 +48,6 @@ class JobSpec:
     depends_on: tuple[str, ...]
     params: Mapping[str, Any]
     priority: int
-    reuse: bool
 
 
 @dataclass(frozen=True)
@@ -155,14 +154,14 @@ def parse_workflow(body: object, check: CheckParams) -> WorkflowSpec:
     fields = _Fields(_object(body))
     name = fields.text("name", most=200, required=True)
     on_failure = fields.choice("on_failure", ("continue", "halt"))
-    reuse = fields.boolean("reuse", True)
+    fields.boolean("reuse", True)  # results are not reused yet, so both answers are kept
     listed = fields.body.get("jobs")
     if listed is not None and not isinstance(listed, list):
         fields.say("jobs", "Give a list of jobs.")
         listed = []
     if listed and len(listed) > MAX_JOBS:
         raise SpecError({"jobs": [f"At most {MAX_JOBS} jobs fit in one submission."]})
-    jobs, faults = _parse_jobs(listed or [], check, reuse)
+    jobs, faults = _parse_jobs(listed or [], check)
     errors: dict[str, Any] = dict(fields.errors)
     if faults:
         errors["jobs"] = faults
@@ -172,13 +171,13 @@ def parse_workflow(body: object, check: CheckParams) -> WorkflowSpec:
 
 
 def _parse_jobs(
-    listed: list[Any], check: CheckParams, reuse: bool
+    listed: list[Any], check: CheckParams
 ) -> tuple[tuple[JobSpec, ...], dict[str, Any]]:
     jobs: list[JobSpec] = []
     faults: dict[str, Any] = {}
     for place, entry in enumerate(listed):
         try:
-            jobs.append(parse_job(entry, check, key_required=True, reuse=reuse))
+            jobs.append(parse_job(entry, check, key_required=True))
         except SpecError as error:
             faults[str(place)] = error.errors
             if len(faults) >= 50:
@@ -194,9 +193,7 @@ def _order(jobs: tuple[JobSpec, ...]) -> tuple[int, ...]:
         raise SpecError({"jobs": [str(error)]}) from error
 
 
-def parse_job(
-    body: object, check: CheckParams, *, key_required: bool = False, reuse: bool = True
-) -> JobSpec:
+def parse_job(body: object, check: CheckParams, *, key_required: bool = False) -> JobSpec:
     """One job in `body`. Raises SpecError. A missing job_id is made up unless required."""
     fields = _Fields(_object(body))
     key = fields.key("job_id")
@@ -216,8 +213,8 @@ def parse_job(
         depends_on=fields.keys("depends_on"),
         params=params,
         priority=fields.integer("priority", 0, *PRIORITIES),
-        reuse=fields.boolean("reuse", reuse),
     )
+    fields.boolean("reuse", True)
     if image_path and slide_id:
         fields.say("slide_id", "Give image_path or slide_id, not both.")
     if fields.errors:
