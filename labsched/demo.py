@@ -60,6 +60,7 @@ class Demo:
         """`manage.py dev` as a child with its output in a log file; stopped afterwards."""
         log = make_folder(settings.LABSCHED_DATA / "log") / "demo.log"
         env = {**os.environ, "TRUST_USER_HEADER": "1", "PYTHONUNBUFFERED": "1"}
+        env.setdefault("CPU_WORKERS", "2")  # one workflow: more would only start slower
         if self.model is not None:
             env["INSTANSEG_MODEL"] = str(self.model)
         command = stack.manage("dev", "--port", str(self.port))
