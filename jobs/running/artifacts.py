@@ -6,9 +6,12 @@ Only Artifact rows make a file readable, so files without rows may be removed at
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import logging
+import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +43,7 @@ def local_folder(folder: str) -> Path | None:
 def desk_of(job: Job) -> Iterator[Desk]:
     """A desk for this attempt. What it did not publish is gone afterwards."""
     in_place = local_folder(attempt_folder(job, job.attempt))
+    _clear_earlier(job)
     with contextlib.ExitStack() as stack:
         scratch = in_place or Path(stack.enter_context(_scratch()))
         desk = Desk(job, in_place, scratch)
@@ -51,7 +55,44 @@ def desk_of(job: Job) -> Iterator[Desk]:
 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="labsched-", ignore_cleanup_errors=True)
+    return tempfile.TemporaryDirectory(
+        prefix=f"{_scratch_prefix()}{os.getpid()}-", ignore_cleanup_errors=True
+    )
+
+
+def _scratch_prefix() -> str:
+    """With the host's name: process ids of another container that shares /tmp say nothing here."""
+    return f"labsched-{socket.gethostname()}-"
+
+
+def clear_scratch() -> None:
+    """Remove the scratch folders of processes of this machine that live no more."""
+    prefix = _scratch_prefix()
+    for folder in Path(tempfile.gettempdir()).glob(f"{glob.escape(prefix)}*"):
+        pid = folder.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdecimal() and not _lives(int(pid)):
+            _remove(folder)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _clear_earlier(job: Job) -> None:
+    """Remove what earlier attempts left, whose worker was killed: a job that runs has no results."""
+    for attempt in range(1, job.attempt):
+        folder = attempt_folder(job, attempt)
+        local = local_folder(folder)
+        if local is None:
+            _remove_stored(folder)
+        elif local.exists():
+            _remove(local)
 
 
 class Desk:

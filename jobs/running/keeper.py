@@ -101,9 +101,12 @@ class Keeper(threading.Thread):
             write()
         except (DatabaseError, InterfaceError) as error:
             log.warning("%s could not reach the database: %s", self.worker, error)
-            reconnect()
-            return min(AGAIN_S, period_s)
-        return period_s
+        except Exception:  # without this thread the worker would live on without row and lease
+            log.exception("%s could not keep its row or lease", self.worker)
+        else:
+            return period_s
+        reconnect()
+        return min(AGAIN_S, period_s)
 
     def _keep_row(self) -> None:
         announce, self._announce = self._announce, False
@@ -127,8 +130,8 @@ class Keeper(threading.Thread):
         elif math.isinf(held.watch.fenced_at):
             held.watch.fenced_at = began_at
             self.learnt()
-        if hold.cancel_requested_at is not None and math.isinf(held.watch.cancel_seen_at):
-            held.watch.cancel_seen_at = began_at
+        if hold.cancel_asked_s is not None and math.isinf(held.watch.cancel_asked_at):
+            held.watch.cancel_asked_at = began_at - max(0.0, hold.cancel_asked_s)
             self.learnt()
 
     @staticmethod

@@ -39,7 +39,7 @@ class Watch:
     """One attempt under way: what its worker knows of it.
 
     renewed_at      when the last renewal that succeeded was begun
-    cancel_seen_at  when a request to cancel was first seen
+    cancel_asked_at  when a person asked to cancel
     fenced_at       when a renewal said that the job is no longer ours
     stop_seen_at    when the worker itself was asked to end
     """
@@ -47,7 +47,7 @@ class Watch:
     limits: Limits
     began_at: float
     renewed_at: float
-    cancel_seen_at: float = math.inf
+    cancel_asked_at: float = math.inf
     fenced_at: float = math.inf
     stop_seen_at: float = math.inf
 
@@ -57,7 +57,7 @@ class Watch:
         return {
             Verdict.LEASE_LOST: self.renewed_at + bounds.lease_s * 2 / 3,
             Verdict.FENCED: self.fenced_at + FENCE_GRACE_S,
-            Verdict.CANCELLED: self.cancel_seen_at + bounds.cancel_grace_s,
+            Verdict.CANCELLED: self.cancel_asked_at + bounds.cancel_grace_s,
             Verdict.TIMEOUT: self.began_at + bounds.timeout_s,
             Verdict.STALLED: max(self.began_at, beat_at) + bounds.stall_s,
             Verdict.HANDED_BACK: self.stop_seen_at + bounds.stop_grace_s,

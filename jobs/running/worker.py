@@ -21,7 +21,7 @@ from rq import Worker
 from rq.utils import now, utcformat
 from rq.version import VERSION
 
-from jobs.running import endings, verdicts, warmth
+from jobs.running import artifacts, endings, verdicts, warmth
 from jobs.running.alarm import Alarm
 from jobs.running.child import DONE, READY, STARTED, Said
 from jobs.running.handle import ChildHandle
@@ -143,6 +143,7 @@ class LabWorker(Worker):
     def _start_child(self) -> bool:
         """Spawn a child and wait until it is warm. False when it is not to be had now."""
         self.child.bury()
+        artifacts.clear_scratch()
         if missing := warmth.what_is_missing(self.queue_name):
             return self._stay_cold(missing)
         self.keeper.show("", warm=False)

@@ -30,7 +30,7 @@ def test_the_next_look_is_at_the_first_deadline() -> None:
         ({"renewed_at": 100}, 99, 120, Verdict.LEASE_LOST),
         ({"renewed_at": 290}, 180, 300, Verdict.STALLED),
         ({"renewed_at": 499, "began_at": 0}, 499, 500, Verdict.TIMEOUT),
-        ({"renewed_at": 100, "cancel_seen_at": 101}, 99, 111, Verdict.CANCELLED),
+        ({"renewed_at": 100, "cancel_asked_at": 101}, 99, 111, Verdict.CANCELLED),
         ({"renewed_at": 100, "stop_seen_at": 101}, 99, 109, Verdict.HANDED_BACK),
         ({"renewed_at": 100, "fenced_at": 101}, 99, 101 + FENCE_GRACE_S, Verdict.FENCED),
         ({"renewed_at": 100, "stop_seen_at": -math.inf}, 99, 100, Verdict.HANDED_BACK),
@@ -46,7 +46,7 @@ def test_each_verdict_falls_at_its_deadline_and_not_before(
 
 
 def test_a_job_that_is_not_ours_any_more_is_not_written_about() -> None:
-    seen = watch(renewed_at=0, fenced_at=0, cancel_seen_at=0)
+    seen = watch(renewed_at=0, fenced_at=0, cancel_asked_at=0)
     assert seen.verdict(1000, beat_at=0) is Verdict.LEASE_LOST
 
 

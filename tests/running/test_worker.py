@@ -258,8 +258,10 @@ def test_messages_that_are_none_do_not_stop_a_worker(
     assert stack.redis().llen("rq:queue:cpu:intermediate") == 0
 
 
-def shown_states(queue: rq.Queue) -> dict[int | None, str]:
-    return {shown.pid: shown.get_state() for shown in rq.Worker.all(queue=queue)}
+def shown(queue: rq.Queue, worker: Process) -> tuple[str, str | None]:
+    """State and present job of a worker, as RQ's pages read them."""
+    (row,) = [row for row in rq.Worker.all(queue=queue) if row.pid == worker.pid]
+    return row.get_state(), row.get_current_job_id()
 
 
 def test_rqs_own_pages_see_the_worker_and_what_it_runs(
@@ -268,12 +270,30 @@ def test_rqs_own_pages_see_the_worker_and_what_it_runs(
     (ann,) = cast("ann")
     queue = rq.Queue("cpu", connection=stack.redis(), serializer=JSONSerializer)
     begun(stack, ann, seconds=2)
-    until(lambda: queue.started_job_registry.count == 1, timeout_s=2, what="shown as running")
-    assert shown_states(queue)[worker.pid] == "busy"
+    until(lambda: shown(queue, worker)[0] == "busy", timeout_s=5, what="busy", every_s=0.02)
+    message = shown(queue, worker)[1]
+    assert message in queue.started_job_registry.get_job_ids()
     ann.wait(ann.workflows[-1])
-    until(lambda: queue.started_job_registry.count == 0, timeout_s=5, what="shown as over")
-    assert shown_states(queue)[worker.pid] == "idle"
-    assert [key for key in stack.redis().keys("rq:job:*") if b"job-" in key] == []
+    until(lambda: shown(queue, worker) == ("idle", None), timeout_s=5, what="idle")
+    assert message not in queue.started_job_registry.get_job_ids()
+    assert not stack.redis().exists(f"rq:job:{message}")
+
+
+def test_files_of_an_attempt_whose_worker_was_killed_go_with_the_next_one(
+    stack: Stack, cast: Cast, worker: Process
+) -> None:
+    (ann,) = cast("ann")
+    job = begun(stack, ann, seconds=4)
+    tenant = "from jobs.models import Job; print(Job.objects.across_tenants('t').get(uuid='{}').tenant_id)"
+    owner = stack.manage("shell", "--verbosity", "0", "-c", tenant.format(job["id"])).split()[-1]
+    left = stack.data / "results" / owner / job["workflow_id"] / job["id"] / "a1" / "half-written"
+    worker.kill()
+    left.parent.mkdir(parents=True)
+    left.write_text("x")
+    stack.start()
+    over = ann.wait_job(job["id"], ["SUCCEEDED"], timeout_s=60)
+    assert over["attempt"] == 2
+    assert not left.exists()
 
 
 def test_a_draining_worker_takes_no_job_until_it_is_let_again(
