@@ -50,6 +50,7 @@ CANCEL_GRACE_S = bounded_float(env, "CANCEL_GRACE_S", 10, low=0.5)
 LABSCHED_ENABLE_PROBE_JOBS = env.bool("LABSCHED_ENABLE_PROBE_JOBS", default=False)
 LABSCHED_PROBE_LOG = env("LABSCHED_PROBE_LOG", default="")
 INSTANSEG_MODEL = env("INSTANSEG_MODEL", default="")
+INSTANSEG_BIOIMAGEIO_PATH = env("INSTANSEG_BIOIMAGEIO_PATH", default="")  # InstanSeg's own
 
 # --- metrics -----------------------------------------------------------------------------
 METRICS_TENANT_LABELS = bounded_int(env, "METRICS_TENANT_LABELS", 50, low=0)

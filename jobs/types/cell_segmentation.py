@@ -21,7 +21,8 @@ PHASE_WEIGHTS = {"open": 2, "tissue": 4, "segment": 84, "merge": 2, "measure": 2
 def weights() -> Weights:
     """The weights that the settings of this stack lead to. Raises MissingWeights."""
     explicit = Path(settings.INSTANSEG_MODEL) if settings.INSTANSEG_MODEL else None
-    return find_weights(settings.LABSCHED_CACHE, explicit=explicit)
+    own = Path(settings.INSTANSEG_BIOIMAGEIO_PATH) if settings.INSTANSEG_BIOIMAGEIO_PATH else None
+    return find_weights(settings.LABSCHED_CACHE, explicit=explicit, instanseg=own)
 
 
 def run(task: Task, report: Report) -> Outcome:
