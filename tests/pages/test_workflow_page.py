@@ -42,9 +42,14 @@ def test_cancel_ends_what_waits_and_asks_what_runs_to_stop(people: People, lab: 
     assert "Every job that was not over is being cancelled." in shown
 
 
-def test_cancelling_what_is_over_says_so(people: People) -> None:
-    flow = factories.workflow(people.lab, [])
-    answer = people.client("mel").post(f"/workflows/{flow.pk}/cancel/", follow=True)
+def test_cancelling_what_can_not_be_cancelled_says_why(people: People) -> None:
+    client = people.client("mel")
+    empty = factories.workflow(people.lab, [])
+    answer = client.post(f"/workflows/{empty.pk}/cancel/", follow=True)
+    assert "has no jobs to cancel" in answer.content.decode()
+    waiting = factories.workflow(people.lab, [factories.job("one")])
+    client.post(f"/workflows/{waiting.pk}/cancel/")
+    answer = client.post(f"/workflows/{waiting.pk}/cancel/", follow=True)
     assert "is over already" in answer.content.decode()
 
 
