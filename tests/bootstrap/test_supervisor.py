@@ -22,12 +22,19 @@ second = supervisor.add(Service("worker", ["bash", "-c", sys.argv[1]], os.enviro
 print(first.pid, second.pid, flush=True)
 supervisor.run()
 """
-STUBBORN = "trap '' TERM; while true; do sleep 0.1; done"
+STUBBORN = "trap '' TERM; echo up; while true; do sleep 0.1; done"
+QUIET = "echo up; sleep 60"
+
+
+def wait_until_supervised(parent: Owner) -> None:
+    """Return once the child's first line was passed on: the supervisor runs, and listens."""
+    assert next(line for line in parent.stdout if line.endswith("up\n"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_signal_stops_every_child(owner: Callable[..., Owner], number: signal.Signals) -> None:
-    parent = owner(SUPERVISE, "sleep 60")
+    parent = owner(SUPERVISE, QUIET)
+    wait_until_supervised(parent)
     parent.popen.send_signal(number)
     assert parent.popen.wait(5) == 0
     assert not any(psutil.pid_exists(pid) for pid in parent.pids)
@@ -43,7 +50,7 @@ def test_a_child_that_ignores_the_signal_is_killed_within_15_s(
     owner: Callable[..., Owner],
 ) -> None:
     parent = owner(SUPERVISE, STUBBORN)
-    time.sleep(0.3)  # until bash has set its trap
+    wait_until_supervised(parent)
     began = time.monotonic()
     parent.popen.terminate()
     assert parent.popen.wait(15) == 0
@@ -53,7 +60,7 @@ def test_a_child_that_ignores_the_signal_is_killed_within_15_s(
 
 def test_a_second_signal_does_not_wait(owner: Callable[..., Owner]) -> None:
     parent = owner(SUPERVISE, STUBBORN)
-    time.sleep(0.3)
+    wait_until_supervised(parent)
     parent.popen.terminate()
     time.sleep(0.5)
     parent.popen.terminate()
@@ -64,10 +71,11 @@ def test_what_falls_is_started_again_and_its_last_words_are_shown(
     owner: Callable[..., Owner],
 ) -> None:
     parent = owner(SUPERVISE, "echo hello from $$; printf 'last words'; exit 3")
-    time.sleep(2)
+    said = ""
+    while said.count("hello from") < 3:
+        said += parent.stdout.readline()
     parent.popen.terminate()
-    said = parent.stdout.read()
-    assert said.count("hello from") >= 2
+    said += parent.stdout.read()
     assert "   worker | last words\n" in said
     assert "worker ended with exit code 3; it starts again in 0.5 s" in said
     assert "it starts again in 1 s" in said

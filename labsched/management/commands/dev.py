@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from argparse import ArgumentParser
@@ -39,6 +40,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, port: int | None, operator: bool, **options: object) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the supervisor takes over
         try:
             run(choose_port(port), operator=operator)
         except Trouble as trouble:
