@@ -113,7 +113,7 @@ class Supervisor:
         """Serve until SIGINT, SIGTERM or SIGHUP, then stop everything. Returns the exit code."""
         before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # nohup: hanging up is to be ignored
+            if number != signal.SIGHUP or handler is not signal.SIG_IGN:  # nohup means what it says
                 signal.signal(number, self._on_signal)
         try:
             while not self._signals:
