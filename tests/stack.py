@@ -84,7 +84,8 @@ class Stack:
             if self.pages:
                 self.manage("collectstatic", "--noinput", "--verbosity", "0")
             self.start()
-        except BaseException:
+        except BaseException as error:
+            error.add_note(self.last_words())
             self.close()
             raise
         return self
@@ -103,6 +104,10 @@ class Stack:
         self.database.drop()
         if not keep and not os.environ.get("LABSCHED_KEEP_STACKS"):
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def last_words(self) -> str:
+        """What each process said last, for the message of a failed start."""
+        return "\n".join(f"--- {p.name}\n{p.tail(8)}" for p in self.processes.values())
 
     def start(self) -> None:
         """Start what is not running, and wait until /health is 200."""

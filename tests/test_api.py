@@ -104,7 +104,7 @@ def test_a_created_workflow_is_answered_whole(ann: Client) -> None:
 
 
 def test_a_finished_job_tells_its_times_and_progress(ann: Client) -> None:
-    over = ann.wait(ann.submit([probe("one", "x", seconds=0.2, ticks=4)])["id"])
+    over = ann.wait(ann.submit([probe("one", "x", seconds=1.5, ticks=4)])["id"])
     (job,) = over["jobs"]
     alone = ann.job(job["id"])
     assert {name: alone[name] for name in job} == job

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.postgres)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def doomed_stack() -> Iterator[Stack]:
     """A stack of two workers that tests kill and stop whole, with short leases."""
     with Stack(cpu_workers=2, settings={"LEASE_S": LEASE_S, "MAX_WORKERS": 2}) as stack:

@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.postgres)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fragile_stack() -> Iterator[Stack]:
     with Stack(
         cpu_workers=3, settings={"LEASE_S": LEASE_S, "STALL_S": 4, "MAX_WORKERS": 3}
