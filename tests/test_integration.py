@@ -140,7 +140,9 @@ def test_size_and_sha256_of_every_artifact_are_those_of_its_bytes(run: Run) -> N
 
 def test_the_manifest_says_what_was_run_on_what(run: Run) -> None:
     text = json.dumps(run.manifest)
-    assert PUBLISHED_WEIGHTS in text, "the model's sha256"
+    model = run.manifest["model"]
+    assert (model["name"], model["version"]) == ("brightfield_nuclei", "0.1.1")
+    assert model["sha256"] == PUBLISHED_WEIGHTS
     assert SAMPLE_SLIDE in text, "the slide's fingerprint"
     for name, file in run.files["cells"].items():
         if not name.endswith("manifest.json"):

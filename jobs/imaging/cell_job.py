@@ -33,6 +33,7 @@ from jobs.imaging.segmentation import Plan, Segmenter
 from jobs.imaging.slide import Slide, cell_pixel_size
 from jobs.imaging.tiling import BLOCK, CONTEXT, HALO, SQUARE, Grid
 from jobs.imaging.tissue import Tissue
+from jobs.imaging.weights import describe
 
 Facts = dict[str, Any]
 
@@ -205,6 +206,7 @@ def _cell_facts(
     progress: Progress,
 ) -> Facts:
     geometry = plan.plane.geometry
+    model = describe(request.model, request.model_source)
     return {
         "slide": {
             "name": slide.path.name,
@@ -218,8 +220,11 @@ def _cell_facts(
             "bounds": slide.bounds,
         },
         "model": {
+            "name": model.name,
+            "version": model.version,
+            "source": model.source,
             "file": request.model.name,
-            "sha256": sha256(request.model),
+            "sha256": model.sha256,
             "mpp": plan.network.settings.pixel_size,
         },
         "parameters": dict(request.params),

@@ -42,6 +42,7 @@ class Outcome:
 class CellRequest:
     """One `cell_segmentation` job.
 
+    model_source               where the weights were found, for the manifest
     tissue_mask, tissue_json   the files of an upstream `tissue_mask` job, where an edge gives one
     params                     mpp (µm per level-0 pixel), tissue (False computes the background
                                too), tile_size (plane pixels), min_area_um2,
@@ -57,6 +58,7 @@ class CellRequest:
     result_key: str
     tissue_mask: Path | None = None
     tissue_json: Path | None = None
+    model_source: str = "the path given"
     params: Mapping[str, object] = field(default_factory=dict)
 
 

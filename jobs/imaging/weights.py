@@ -42,11 +42,11 @@ def find_weights(
                 f"INSTANSEG_MODEL names {explicit}, which is not a file. Give the path of an "
                 "InstanSeg TorchScript file (instanseg.pt), or unset it to use the published one."
             )
-        return _described(explicit, "INSTANSEG_MODEL")
+        return describe(explicit, "INSTANSEG_MODEL")
     for root, source in _roots(cache, instanseg):
         found = _newest(root / MODEL)
         if found is not None:
-            return _described(found, source)
+            return describe(found, source)
     raise MissingWeights(
         f"No weights for {MODEL}: looked in {cache / 'models'} and in InstanSeg's own folder. "
         "Run bin/demo or bin/serve once with network access, which fetches the published weights, "
@@ -77,7 +77,8 @@ def _version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
 
 
-def _described(path: Path, source: str) -> Weights:
+def describe(path: Path, source: str) -> Weights:
+    """Name, version and hash of a TorchScript file; the published one is known by its hash."""
     path = path.resolve()
     status = path.stat()
     sha256 = _sha256(path, status.st_mtime_ns, status.st_size)

@@ -38,6 +38,7 @@ def run(task: Task, report: Report) -> Outcome:
         slide=task.slide,
         out_dir=task.out_dir,
         model=found.path,
+        model_source=found.source,
         workflow_uuid=task.workflow_uuid,
         job_uuid=task.job_uuid,
         job_key=task.job_key,
