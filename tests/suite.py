@@ -22,6 +22,7 @@ from tests.private_postgres import find_programs, private_postgres
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRATCH = REPOSITORY / "var" / "test"
 BROWSER = "tests/browser"
+TIMED = "tests/acceptance"  # bounds in seconds: nothing else runs meanwhile
 USUAL = "not slow and not gpu"
 NO_TESTS_FOUND = 5
 TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
@@ -83,14 +84,15 @@ def parts(arguments: Sequence[str], *, postgres: str | None) -> Iterator[Part]:
         yield Part("the named tests", USUAL, () if browser else (f"--ignore={BROWSER}",))
         return
     everything = ("tests", f"--ignore={BROWSER}")
-    yield Part("units, on SQLite", f"{USUAL} and not stack", (*everything, *TWO_AT_A_TIME), SHARED)
-    yield Part("whole stacks, on SQLite", f"{USUAL} and stack", (*everything, *ONE_AT_A_TIME))
+    untimed = (*everything, f"--ignore={TIMED}")
+    yield Part("units, on SQLite", f"{USUAL} and not stack", (*everything, *TWO_AT_A_TIME))
+    yield Part("whole stacks by the clock, on SQLite", USUAL, (TIMED, *ONE_AT_A_TIME))
+    yield Part("whole stacks, on SQLite", f"{USUAL} and stack", (*untimed, *TWO_AT_A_TIME))
     if postgres is not None:
         env = {"DATABASE_URL": postgres}
-        shared = {**env, **SHARED}
         rows = f"{USUAL} and (django_db or postgres)"
         yield Part(
-            "rows, on PostgreSQL", f"{rows} and not stack", (*everything, *TWO_AT_A_TIME), shared
+            "rows, on PostgreSQL", f"{rows} and not stack", (*everything, *TWO_AT_A_TIME), env
         )
         yield Part(
             "whole stacks, on PostgreSQL", f"{rows} and stack", (*everything, *ONE_AT_A_TIME), env

@@ -18,7 +18,7 @@ from tests.client import Client, Row, by_key, probe, until
 from tests.conftest import Cast
 from tests.stack import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.postgres]
+pytestmark = pytest.mark.stack
 
 JOB_FIELDS = [
     "id",

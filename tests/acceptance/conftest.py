@@ -10,7 +10,13 @@ import pytest
 from tests.stack import Stack
 
 HERE = Path(__file__).parent
-ONE_ENGINE_IS_ENOUGH = ("test_12_paths.py", "test_20_start.py")
+ONE_ENGINE_IS_ENOUGH = (
+    "test_10_live.py",
+    "test_11_isolation.py",
+    "test_12_paths.py",
+    "test_20_start.py",
+    "test_unprefixed_routes.py",
+)
 LEASE_S = 6
 
 
