@@ -14,6 +14,7 @@ ONE_ENGINE_IS_ENOUGH = (
     "test_10_live.py",
     "test_11_isolation.py",
     "test_12_paths.py",
+    "test_14_stop.py",
     "test_20_start.py",
     "test_unprefixed_routes.py",
 )
