@@ -1,6 +1,6 @@
 """What bin/test runs: every test, each kind in the pytest process that suits it. Arguments go to pytest.
 
-A path among the arguments narrows the run to that path; without PostgreSQL's programs the second
+A path or -m among the arguments makes it one run of what they name; without PostgreSQL's programs the second
 database is left out with a line that says so.
 """
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 def parts(arguments: Sequence[str], *, postgres: str | None) -> Iterator[Part]:
     """The pytest processes of this run, in order."""
     paths = [argument for argument in arguments if _is_path(argument)]
-    if paths:
+    if paths or "-m" in arguments:
         browser = any(path.startswith(BROWSER) for path in paths)
         yield Part("the named tests", USUAL, () if browser else (f"--ignore={BROWSER}",))
         return
