@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobs.imaging.contract import BadInput, CellRequest, Outcome, Report, TissueRequest
 from jobs.imaging.pipeline import find_tissue, segment_cells
-from jobs.imaging.weights import MissingWeights, find_weights
+from jobs.imaging.weights import MissingWeights, Weights, find_weights
 
 CACHE = Path(__file__).resolve().parents[2] / "var" / "cache"
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         weights = find_weights(options.cache, explicit=options.model)
         with _bar() as bar:
-            outcomes = _run(options, weights.path, weights.sha256, bar)
+            outcomes = _run(options, weights, bar)
     except (BadInput, MissingWeights) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -61,15 +61,14 @@ def _bar() -> Progress:
     )
 
 
-def _run(
-    options: argparse.Namespace, model: Path, model_sha256: str, bar: Progress
-) -> list[Outcome]:
-    key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{options.slide.resolve()}:{model_sha256}"))
+def _run(options: argparse.Namespace, weights: Weights, bar: Progress) -> list[Outcome]:
+    key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{options.slide.resolve()}:{weights.sha256}"))
     tissue = TissueRequest(options.slide, options.out, key, {"mpp": options.mpp})
     cells = CellRequest(
         slide=options.slide,
         out_dir=options.out,
-        model=model,
+        model=weights.path,
+        model_source=weights.source,
         workflow_uuid=key,
         job_uuid=key,
         job_key="cells",
