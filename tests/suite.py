@@ -85,14 +85,15 @@ def parts(arguments: Sequence[str], *, postgres: str | None) -> Iterator[Part]:
         return
     everything = ("tests", f"--ignore={BROWSER}")
     untimed = (*everything, f"--ignore={TIMED}")
-    yield Part("units, on SQLite", f"{USUAL} and not stack", (*everything, *TWO_AT_A_TIME))
+    yield Part("units, on SQLite", f"{USUAL} and not stack", (*everything, *TWO_AT_A_TIME), SHARED)
     yield Part("whole stacks by the clock, on SQLite", USUAL, (TIMED, *ONE_AT_A_TIME))
     yield Part("whole stacks, on SQLite", f"{USUAL} and stack", (*untimed, *TWO_AT_A_TIME))
     if postgres is not None:
         env = {"DATABASE_URL": postgres}
         rows = f"{USUAL} and (django_db or postgres)"
+        shared = {**env, **SHARED}
         yield Part(
-            "rows, on PostgreSQL", f"{rows} and not stack", (*everything, *TWO_AT_A_TIME), env
+            "rows, on PostgreSQL", f"{rows} and not stack", (*everything, *TWO_AT_A_TIME), shared
         )
         yield Part(
             "whole stacks, on PostgreSQL", f"{rows} and stack", (*everything, *ONE_AT_A_TIME), env
