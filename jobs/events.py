@@ -8,16 +8,37 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
 from django.utils import timezone
 
-from jobs.models import Event, Job
-from jobs.shapes import job_state
+from jobs import sql
+from jobs.models import Event
+from jobs.scheduling import wake
 from jobs.signals import jobs_moved
+from jobs.states import FIRST_TERMINAL, JobState, Reason
 from tenants.models import Tenant
 
 KEPT = dt.timedelta(hours=24)
 MOST_KEPT = 10_000
+BATCH = 800  # parameters a statement, below every database's limit
+
+TAKE_NUMBERS = (
+    "UPDATE tenants_tenant SET next_event = next_event + %s WHERE id = %s RETURNING next_event"
+)
+# the reason of a waiting job is read off its row, as `shapes.reason_of` does
+INSERT = f"""
+    INSERT INTO jobs_event (tenant_id, seq, kind, workflow_id, job_id, at, state, reason, error,
+        attempt, phase, progress, tiles_done, tiles_total, queued_at, started_at, finished_at, data)
+    SELECT j.tenant_id, %s + row_number() OVER (ORDER BY j.sequence), 'job', j.workflow_id, j.id,
+        {{now}}, j.state,
+        CASE WHEN j.state <> {JobState.PENDING:d} THEN j.reason
+             WHEN j.upstream_left > 0 THEN '{Reason.DEPENDENCY}' ELSE '{Reason.BRANCH}' END,
+        j.error, j.attempt, COALESCE(p.phase, ''),
+        CASE WHEN j.state >= {FIRST_TERMINAL:d} THEN 1.0 ELSE COALESCE(p.progress, 0.0) END,
+        COALESCE(p.tiles_done, 0), COALESCE(p.tiles_total, 0),
+        j.queued_at, j.started_at, j.finished_at, NULL
+    FROM jobs_job j LEFT JOIN jobs_jobprogress p ON p.job_id = j.id
+    WHERE j.id IN ({{ids}})
+"""
 
 
 def lock(tenant_id: int) -> Tenant:
@@ -30,37 +51,48 @@ def record(tenant_id: int, kind: str, entries: list[tuple[uuid.UUID, dict[str, A
     """Write one event an entry (workflow id, data). The caller holds the tenant's row."""
     if not entries:
         return
-    Tenant.objects.filter(pk=tenant_id).update(next_event=F("next_event") + len(entries))
-    end = Tenant.objects.values_list("next_event", flat=True).get(pk=tenant_id)
+    before = _take_numbers(tenant_id, len(entries))
     now = timezone.now()
     Event.objects.bulk_create(
         [
             Event(tenant_id=tenant_id, seq=seq, kind=kind, workflow_id=workflow, at=now, data=data)
-            for seq, (workflow, data) in enumerate(entries, end - len(entries))
+            for seq, (workflow, data) in enumerate(entries, before + 1)
         ],
         batch_size=500,
     )
 
 
 def jobs_changed(tenant_id: int, job_ids: Iterable[int]) -> None:
-    """Tell the feed, the workflows and the scheduler that these jobs moved."""
+    """Write an event for each of these jobs as it is now. The caller holds the tenant's row."""
     ids = sorted(set(job_ids))
-    rows = Job.objects.across_tenants("ids of one locked tenant").select_related(
-        "branch", "progress_row"
-    )
-    entries = [
-        (job.workflow_id, job_state(job))
-        for start in range(0, len(ids), 500)
-        for job in rows.filter(pk__in=ids[start : start + 500]).order_by("sequence")
-    ]
-    record(tenant_id, "job", entries)
-    nudge(tenant_id, {workflow for workflow, _ in entries})
+    for start in range(0, len(ids), BATCH):
+        batch = ids[start : start + BATCH]
+        before = _take_numbers(tenant_id, len(batch))
+        insert = sql.text(INSERT.replace("{ids}", sql.marks(batch)))
+        sql.run(insert, [before, *batch])
 
 
-def nudge(tenant_id: int, workflow_ids: set[uuid.UUID]) -> None:
-    """Send jobs_moved once this transaction has committed."""
+def _take_numbers(tenant_id: int, count: int) -> int:
+    """Allocate the next `count` numbers of the tenant. The one before the first."""
+    ((following,),) = sql.rows(TAKE_NUMBERS, [count, tenant_id])
+    return int(following) - 1 - count
+
+
+def nudge(
+    tenant_id: int, look_at: Iterable[uuid.UUID] = (), *, work_may_start: bool = True
+) -> None:
+    """Send jobs_moved once this transaction has committed.
+
+    look_at         the workflows that may have begun, ended or been reopened by it
+    work_may_start  whether the schedulers have something to look for
+    """
+    found = frozenset(look_at)
+    if work_may_start:
+        wake.notify()
     transaction.on_commit(
-        lambda: jobs_moved.send_robust(sender=None, tenant_id=tenant_id, workflow_ids=workflow_ids),
+        lambda: jobs_moved.send_robust(
+            sender=None, tenant_id=tenant_id, look_at=found, work_may_start=work_may_start
+        ),
         robust=True,
     )
 

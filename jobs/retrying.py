@@ -53,6 +53,7 @@ def retry(job: Job) -> Job:
         revived = [job, *_ended_by(job)]
         _reopen(job.tenant_id, revived)
         events.jobs_changed(job.tenant_id, [each.pk for each in revived])
+        events.nudge(job.tenant_id, {job.workflow_id})
     job.refresh_from_db()
     return job
 

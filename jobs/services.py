@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +16,12 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from jobs import events
+from jobs import events, moves
 from jobs.models import Artifact, Job, Lease
+from jobs.moves import StaleTransition as StaleTransition  # the exception of these services
+from jobs.moves import Standing
 from jobs.scheduling import lanes
-from jobs.states import TRANSITIONS, JobState, Reason
-
-
-class StaleTransition(Exception):
-    """The job is not where the move expects it; nothing was written."""
+from jobs.states import JobState, Reason
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,14 @@ class StoredArtifact:
 def start(job_pk: int, attempt: int, worker: str) -> Job | None:
     """QUEUED → RUNNING, the lease is `worker`'s. None when this attempt is no longer wanted."""
     with transaction.atomic():
-        job = _locked(job_pk)
-        if job is None or not _move(job, JobState.QUEUED, attempt, JobState.RUNNING, started=True):
+        job = moves.locked(job_pk)
+        if job is None or not moves.start(job, attempt, worker):
             return None
-        _leases(job).filter(attempt=attempt).update(
-            worker=worker, expires_at=Now() + dt.timedelta(seconds=settings.LEASE_S)
-        )
-        events.jobs_changed(job.tenant_id, [job.pk])
-    job.refresh_from_db()
-    return job
+        events.jobs_changed(job.tenant_id, [job_pk])
+        events.nudge(job.tenant_id, work_may_start=False)
+    rows = Job.objects.across_tenants("the worker that starts it")
+    started: Job = rows.select_related("branch", "tenant", "slide").get(pk=job_pk)
+    return started
 
 
 def succeed(
@@ -58,24 +56,25 @@ def succeed(
     artifacts: Iterable[StoredArtifact],
     summary: dict[str, Any],
     reason: str = "",
+    result_key: str = "",
 ) -> bool:
     """RUNNING → SUCCEEDED with its artifacts. False when fenced or cancelled: publish nothing."""
     with transaction.atomic():
-        job = _locked(job_pk)
-        if job is None or job.cancel_requested_at is not None:
-            return False
-        if not _move(
-            job, JobState.RUNNING, attempt, JobState.SUCCEEDED, summary=summary, reason=reason
+        job = moves.locked(job_pk)
+        if job is None or not moves.succeed(
+            job, attempt, summary=summary, reason=reason, result_key=result_key
         ):
             return False
         Artifact.objects.bulk_create(
             [
-                Artifact(tenant_id=job.tenant_id, job=job, attempt=attempt, **vars(artifact))
+                Artifact(tenant_id=job.tenant_id, job_id=job_pk, attempt=attempt, **vars(artifact))
                 for artifact in artifacts
             ]
         )
-        branches = lanes.release_dependents(job) | {job.branch_id}
-        _after(job, [], branches)
+        branches = lanes.release_dependents(job_pk) | {job.branch_id}
+        # it ran, so its tenant holds a user slot, and this transaction holds the tenant
+        lanes.raise_heads(job.tenant_id, branches, holds_slot=True)
+        _tell(job)
     return True
 
 
@@ -85,62 +84,54 @@ def fail(job_pk: int, attempt: int, reason: Reason, error: str) -> bool:
     Bad input is never tried again: the same slide would be refused the same way.
     """
     with transaction.atomic():
-        job = _locked(job_pk)
-        if job is None or job.attempt != attempt or not job.status.active:
+        job = moves.locked(job_pk)
+        if job is None or not job.is_attempt(attempt):
             return False
-        if job.cancel_requested_at is not None:
-            return _end_cancelled(job)
-        failures = job.failures + 1
-        if failures < job.max_attempts and reason is not Reason.BAD_INPUT:
-            return _wait_for_retry(job, failures, error)
-        _move(
-            job,
-            job.status,
-            attempt,
-            JobState.FAILED,
-            reason=reason.value,
-            error=error,
-            failures=failures,
-        )
-        ended, branches = lanes.end_dependents(job)
-        if job.on_failure == "halt":
-            more, halted = lanes.halt_lane(job)
-            ended += more
-            branches |= halted
-        _after(job, ended, branches | {job.branch_id})
+        if job.cancel_asked:
+            _end_cancelled(job)
+        elif job.failures + 1 < job.max_attempts and reason is not Reason.BAD_INPUT:
+            _wait_for_retry(job, error)
+        else:
+            _end_failed(job, reason, error)
     return True
 
 
-def _wait_for_retry(job: Job, failures: int, error: str) -> bool:
+def _wait_for_retry(job: Standing, error: str) -> None:
     """Back-off in the database; the job stays head of its lane, so order is kept."""
-    delay_s = min(settings.RETRY_BACKOFF_S * 2 ** (failures - 1), settings.RETRY_BACKOFF_MAX_S)
-    moved = _move(
-        job,
-        job.status,
-        job.attempt,
-        JobState.RETRY_WAIT,
-        reason=Reason.RETRY_WAIT.value,
-        error=error,
-        failures=failures,
-        retry_at=timezone.now() + dt.timedelta(seconds=delay_s),
-    )
-    events.jobs_changed(job.tenant_id, [job.pk])
-    return moved
+    delay_s = min(settings.RETRY_BACKOFF_S * 2**job.failures, settings.RETRY_BACKOFF_MAX_S)
+    moves.put_off(job, dt.timedelta(seconds=delay_s), error=error, failures=job.failures + 1)
+    _tell(job)
+
+
+def _end_failed(job: Standing, reason: Reason, error: str) -> None:
+    moves.end(job, JobState.FAILED, reason, error=error, failures=job.failures + 1)
+    ended, branches = lanes.end_dependents(job)
+    if job.on_failure == "halt":
+        more, halted = lanes.halt_lane(job)
+        ended += more
+        branches |= halted
+    lanes.raise_heads(job.tenant_id, branches | {job.branch_id})
+    _tell(job, ended)
 
 
 def hand_back(job_pk: int, attempt: int, reason: Reason = Reason.WITHDRAWN) -> bool:
     """Put an active job back to the head of its lane; it costs no attempt of its budget."""
     with transaction.atomic():
-        job = _locked(job_pk)
-        if job is None or job.attempt != attempt or not job.status.active:
+        job = moves.locked(job_pk)
+        if job is None or not job.is_attempt(attempt):
             return False
-        if job.cancel_requested_at is not None:
-            return _end_cancelled(job)
-        _move(
-            job, job.status, attempt, JobState.READY, reason=reason.value, ready_at=timezone.now()
-        )
-        events.jobs_changed(job.tenant_id, [job.pk])
+        if job.cancel_asked:
+            _end_cancelled(job)
+        else:
+            _put_back(job, reason)
     return True
+
+
+def _put_back(job: Standing, reason: Reason, *, error: str = "", failures: int = 0) -> None:
+    """`failures` more than before."""
+    moves.put_back(job, reason, error=error, failures=job.failures + failures)
+    lanes.raise_heads(job.tenant_id, [job.branch_id])
+    _tell(job)
 
 
 def expire(job_pk: int, attempt: int) -> bool:
@@ -149,35 +140,31 @@ def expire(job_pk: int, attempt: int) -> bool:
     False when the lease was renewed, or the job moved, since the sweep saw it.
     """
     with transaction.atomic():
-        job = _locked(job_pk)
-        if job is None or job.attempt != attempt or not job.status.active:
+        job = moves.locked(job_pk)
+        if job is None or not job.is_attempt(attempt):
             return False
-        lease = _leases(job).filter(attempt=attempt, expires_at__lt=Now()).first()
+        leases = Lease.objects.across_tenants("leases of one locked job")
+        lease = leases.filter(job=job_pk, attempt=attempt, expires_at__lt=Now()).first()
         if lease is None:
             return False
-        if job.status is JobState.QUEUED:
-            return hand_back(job_pk, attempt)
-        return _lose(
-            job, f"Worker {lease.worker} stopped renewing its lease: it died or was cut off."
-        )
-
-
-def _lose(job: Job, error: str) -> bool:
-    """The attempt counts as failed; the job is tried again at once."""
-    if job.cancel_requested_at is not None or job.failures + 1 >= job.max_attempts:
-        return fail(job.pk, job.attempt, Reason.LOST, error)
-    _move(
-        job,
-        job.status,
-        job.attempt,
-        JobState.READY,
-        reason=Reason.LOST.value,
-        error=error,
-        failures=job.failures + 1,
-        ready_at=timezone.now(),
-    )
-    events.jobs_changed(job.tenant_id, [job.pk])
+        if job.cancel_asked:
+            _end_cancelled(job)
+        elif job.state is JobState.QUEUED:
+            _put_back(job, Reason.WITHDRAWN)
+        else:
+            _lose(job, f"Worker {lease.worker} stopped renewing its lease: it died or was cut off.")
     return True
+
+
+def _lose(job: Standing, error: str) -> None:
+    """The attempt counts as failed; the job is tried again at once."""
+    if job.failures + 1 >= job.max_attempts:
+        _end_failed(job, Reason.LOST, error)
+    else:
+        _put_back(job, Reason.LOST, error=error, failures=1)
+
+
+# --- cancelling --------------------------------------------------------------------------
 
 
 def cancel(job: Job) -> Job:
@@ -186,14 +173,17 @@ def cancel(job: Job) -> Job:
     Raises StaleTransition when the job is over already.
     """
     with transaction.atomic():
-        row = _locked(job.pk)
-        if row is None or row.status.terminal:
-            raise StaleTransition(f"{job.key} is over already ({_public(row)}).")
-        if row.status is JobState.RUNNING:
-            _ask_to_stop(row)
+        row = moves.locked(job.pk)
+        if row is None or row.state.terminal:
+            state = row.state.public if row else "deleted"
+            raise StaleTransition(f"{job.key} is over already ({state}).")
+        if row.state is JobState.RUNNING:
+            _ask_to_stop(row.tenant_id, [] if row.cancel_asked else [row.pk])
         else:
             _end_cancelled(row)
-    return _fresh(job)
+    rows = Job.objects.across_tenants("the caller holds this job")
+    fresh: Job = rows.select_related("branch", "tenant", "progress_row").get(pk=job.pk)
+    return fresh
 
 
 def cancel_all(tenant_id: int, workflow_id: uuid.UUID) -> int:
@@ -201,9 +191,9 @@ def cancel_all(tenant_id: int, workflow_id: uuid.UUID) -> int:
     with transaction.atomic():
         events.lock(tenant_id)
         live = Job.objects.across_tenants("one locked tenant").filter(workflow=workflow_id).live()
-        running = list(live.filter(state=JobState.RUNNING.value))
-        for job in running:
-            _ask_to_stop(job)
+        running = live.filter(state=JobState.RUNNING.value)
+        asked = dict(running.values_list("pk", "cancel_requested_at"))
+        _ask_to_stop(tenant_id, [pk for pk, at in asked.items() if at is None])
         waiting = live.exclude(state=JobState.RUNNING.value)
         rows = list(waiting.values_list("pk", "branch_id"))
         Lease.objects.across_tenants("one locked tenant").filter(
@@ -214,121 +204,67 @@ def cancel_all(tenant_id: int, workflow_id: uuid.UUID) -> int:
             reason=Reason.CANCELLED_BY_USER.value,
             user_slot=None,
             retry_at=None,
-            dispatched_at=None,
             finished_at=timezone.now(),
         )
         lanes.raise_heads(tenant_id, {branch for _, branch in rows})
         events.jobs_changed(tenant_id, [pk for pk, _ in rows])
-    return len(rows) + len(running)
+        events.nudge(tenant_id, {workflow_id})
+    return len(rows) + len(asked)
 
 
-def _ask_to_stop(job: Job) -> None:
-    if job.cancel_requested_at is None:
-        Job.objects.across_tenants("one locked job").filter(pk=job.pk).update(
-            cancel_requested_at=Now(), reason=Reason.CANCELLING.value
-        )
-        events.jobs_changed(job.tenant_id, [job.pk])
+def _ask_to_stop(tenant_id: int, job_pks: list[int]) -> None:
+    jobs = Job.objects.across_tenants("one locked tenant").filter(pk__in=job_pks)
+    jobs.update(cancel_requested_at=Now(), reason=Reason.CANCELLING.value)
+    events.jobs_changed(tenant_id, job_pks)
+    events.nudge(tenant_id, work_may_start=False)
 
 
 def finish_cancel(job_pk: int, attempt: int) -> bool:
     """RUNNING → CANCELLED after its worker stopped. False when fenced or not asked for."""
     with transaction.atomic():
-        job = _locked(job_pk)
-        if job is None or job.attempt != attempt or job.cancel_requested_at is None:
+        job = moves.locked(job_pk)
+        if job is None or not job.is_attempt(attempt) or not job.cancel_asked:
             return False
-        return job.status.active and _end_cancelled(job)
-
-
-def _end_cancelled(job: Job) -> bool:
-    moved = _move(
-        job, job.status, job.attempt, JobState.CANCELLED, reason=Reason.CANCELLED_BY_USER.value
-    )
-    ended, branches = lanes.end_dependents(job)
-    _after(job, ended, branches | {job.branch_id})
-    return moved
-
-
-def _after(job: Job, also_ended: list[int], branches: set[int]) -> None:
-    lanes.raise_heads(job.tenant_id, branches)
-    events.jobs_changed(job.tenant_id, [job.pk, *also_ended])
-
-
-def _move(
-    job: Job,
-    source: JobState,
-    attempt: int,
-    to: JobState,
-    *,
-    started: bool = False,
-    **fields: Any,
-) -> bool:
-    """Move `job` by compare-and-swap, and drop its leases when it stops being active."""
-    if to not in TRANSITIONS[source]:
-        raise StaleTransition(f"{job.key} can not go from {source.name} to {to.name}.")
-    now = timezone.now()
-    values: dict[str, Any] = {"state": to.value, "reason": "", **fields}
-    if started:
-        values |= {"started_at": now, "error": ""}
-    if to.terminal:
-        values |= {"finished_at": now, "retry_at": None}
-    if not to.active:
-        values |= {"user_slot": None, "dispatched_at": None}
-    mine = Job.objects.across_tenants("one job, named by its fence").filter(
-        pk=job.pk, state=source.value, attempt=attempt
-    )
-    if mine.update(**values) != 1:
-        return False
-    if not to.active:
-        _leases(job).delete()
+        _end_cancelled(job)
     return True
 
 
-def _leases(job: Job) -> Any:
-    return Lease.objects.across_tenants("leases of one locked job").filter(job=job.pk)
+def _end_cancelled(job: Standing) -> None:
+    moves.end(job, JobState.CANCELLED, Reason.CANCELLED_BY_USER)
+    ended, branches = lanes.end_dependents(job)
+    lanes.raise_heads(job.tenant_id, branches | {job.branch_id})
+    _tell(job, ended)
 
 
-def _locked(job_pk: int) -> Job | None:
-    """The job as it is now, its tenant's row taken first."""
-    jobs = Job.objects.across_tenants("the caller names one job")
-    tenant_id = jobs.filter(pk=job_pk).values_list("tenant_id", flat=True).first()
-    if tenant_id is None:
-        return None
-    events.lock(tenant_id)
-    found: Job | None = jobs.select_for_update().filter(pk=job_pk).first()
-    return found
+def _tell(job: Standing, also_ended: Iterable[int] = ()) -> None:
+    """Write the events of a move, and nudge those who act on it."""
+    events.jobs_changed(job.tenant_id, [job.pk, *also_ended])
+    events.nudge(job.tenant_id, {job.workflow_id} if moves.was_last(job) else ())
 
 
-def _fresh(job: Job) -> Job:
-    rows = Job.objects.across_tenants("the caller holds this job")
-    fresh: Job = rows.select_related("branch", "tenant", "progress_row").get(pk=job.pk)
-    return fresh
-
-
-def _public(job: Job | None) -> str:
-    return job.status.public if job else "deleted"
+# --- back-offs ---------------------------------------------------------------------------
 
 
 def wake_retries() -> int:
     """RETRY_WAIT → READY for every back-off that is over. Returns how many."""
     due = (
         Job.objects.across_tenants("back-offs of all tenants")
-        .filter(state=JobState.RETRY_WAIT.value, retry_at__lte=timezone.now())
+        .filter(state=JobState.RETRY_WAIT.value, retry_at__lte=Now())
         .values_list("tenant_id", "pk")
     )
-    by_tenant: dict[int, list[int]] = {}
+    by_tenant: dict[int, list[int]] = defaultdict(list)
     for tenant_id, pk in due[:1000]:
-        by_tenant.setdefault(tenant_id, []).append(pk)
+        by_tenant[tenant_id].append(pk)
     return sum(_wake_retries_of(tenant_id, ids) for tenant_id, ids in sorted(by_tenant.items()))
 
 
 def _wake_retries_of(tenant_id: int, ids: list[int]) -> int:
     with transaction.atomic():
         events.lock(tenant_id)
-        woken: int = (
-            Job.objects.across_tenants("one locked tenant")
-            .filter(pk__in=ids, state=JobState.RETRY_WAIT.value)
-            .update(state=JobState.READY.value, ready_at=timezone.now(), retry_at=None)
-        )
-        lanes.line_up(tenant_id)
-        events.nudge(tenant_id, set())
-    return woken
+        jobs = Job.objects.across_tenants("one locked tenant").filter(pk__in=ids)
+        due = jobs.filter(state=JobState.RETRY_WAIT.value)
+        branches = list(due.values_list("branch_id", flat=True))
+        due.update(state=JobState.PENDING.value, retry_at=None)
+        lanes.raise_heads(tenant_id, branches)
+        events.nudge(tenant_id)
+    return len(branches)

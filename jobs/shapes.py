@@ -11,7 +11,7 @@ from django.core.exceptions import ObjectDoesNotExist
 from jobs.states import JobState, Reason
 
 if TYPE_CHECKING:
-    from jobs.models import Artifact, Job
+    from jobs.models import Artifact, Event, Job
 
 
 def job_state(job: Job) -> dict[str, Any]:
@@ -40,6 +40,35 @@ def job_state(job: Job) -> dict[str, Any]:
         "queued_at": moment(job.queued_at),
         "started_at": moment(job.started_at),
         "finished_at": moment(job.finished_at),
+    }
+
+
+def job_event(job: Job, event: Event) -> dict[str, Any]:
+    """The shape of `job` as it was at this event of it. No queries when its branch is loaded."""
+    state = JobState(event.state or 0)
+    return {
+        "id": str(job.uuid),
+        "job_id": job.key,
+        "workflow_id": str(job.workflow_id),
+        "branch": job.branch.name,
+        "job_type": job.job_type,
+        "queue": job.queue,
+        "state": state.public,
+        "reason": event.reason,
+        "progress": round(event.progress, 4),
+        "phase": event.phase,
+        "tiles_done": event.tiles_done,
+        "tiles_total": event.tiles_total,
+        "attempt": event.attempt,
+        "max_attempts": job.max_attempts,
+        "params": job.params,
+        "priority": job.priority,
+        "error": event.error,
+        "summary": job.summary if state.terminal else {},
+        "created_at": moment(job.created_at),
+        "queued_at": moment(event.queued_at),
+        "started_at": moment(event.started_at),
+        "finished_at": moment(event.finished_at),
     }
 
 

@@ -43,10 +43,11 @@ PUBLIC_STATES = ("PENDING", "QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELL
 _S = JobState
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     _S.PENDING: frozenset({_S.READY, _S.CANCELLED}),
-    _S.READY: frozenset({_S.QUEUED, _S.CANCELLED}),
-    _S.RETRY_WAIT: frozenset({_S.READY, _S.CANCELLED}),
-    _S.QUEUED: frozenset({_S.RUNNING, _S.READY, _S.RETRY_WAIT, _S.FAILED, _S.CANCELLED}),
-    _S.RUNNING: frozenset({_S.SUCCEEDED, _S.READY, _S.RETRY_WAIT, _S.FAILED, _S.CANCELLED}),
+    _S.READY: frozenset({_S.QUEUED, _S.PENDING, _S.CANCELLED}),
+    _S.RETRY_WAIT: frozenset({_S.PENDING, _S.CANCELLED}),
+    # back to PENDING, where the lane makes it ready again unless it is paused
+    _S.QUEUED: frozenset({_S.RUNNING, _S.PENDING, _S.RETRY_WAIT, _S.FAILED, _S.CANCELLED}),
+    _S.RUNNING: frozenset({_S.SUCCEEDED, _S.PENDING, _S.RETRY_WAIT, _S.FAILED, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset({_S.PENDING}),  # a retry by hand
     _S.CANCELLED: frozenset({_S.PENDING}),

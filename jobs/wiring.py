@@ -7,9 +7,10 @@ from jobs.signals import jobs_moved
 
 
 def connect() -> None:
-    """Wake the schedulers after every move."""
+    """Wake the schedulers after every move that may let work start."""
     jobs_moved.connect(_wake, dispatch_uid="jobs.wake")
 
 
-def _wake(**_: object) -> None:
-    wake()
+def _wake(*, work_may_start: bool, **_: object) -> None:
+    if work_may_start:
+        wake()

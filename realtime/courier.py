@@ -18,6 +18,7 @@ from channels.layers import get_channel_layer
 SEND_TIMEOUT_S = 2.0
 MOST_WAITING = 10_000
 COMPLAIN_EVERY_S = 30.0
+GAP_S = 0.04  # between two deliveries: a busy process sends the latest news, not each
 
 Message = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ class Courier:
                 batch, self.waiting = self.waiting, {}
             for (group, _), message in batch.items():
                 await self._send(group, message)
-            if not batch:
+            if batch:
+                await asyncio.sleep(GAP_S)
+            else:
                 await self.news.wait()
 
     async def _send(self, group: str, message: Message) -> None:

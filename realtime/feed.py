@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from django.conf import settings
 
 from jobs.models import Event, Job
-from jobs.shapes import job_state, moment
+from jobs.shapes import job_event, job_state, moment
 from tenants import identity
 from tenants.identity import Identity
 from tenants.models import Tenant
@@ -110,12 +110,14 @@ def events_after(
     rows = Event.objects.for_tenant(tenant).filter(seq__gt=since, seq__lte=last)
     if workflow is not None:
         rows = rows.filter(workflow=workflow)
-    found = list(rows.order_by("seq")[:EVENTS_A_READ])
+    found = list(rows.select_related("job__branch").order_by("seq")[:EVENTS_A_READ])
     reached = found[-1].seq if len(found) == EVENTS_A_READ else last
-    return reached, [
-        {"type": event.kind, "seq": event.seq, "at": moment(event.at), "data": event.data}
-        for event in found
-    ]
+    return reached, [_message(event) for event in found if event.data or event.job]
+
+
+def _message(event: Event) -> dict[str, Any]:
+    data = job_event(event.job, event) if event.job else event.data
+    return {"type": event.kind, "seq": event.seq, "at": moment(event.at), "data": data}
 
 
 def _workflows(tenant: Tenant) -> Any:

@@ -254,7 +254,8 @@ def test_a_promoted_job_of_a_branch_that_is_paused_goes_back() -> None:
     Branch.objects.for_tenant(flow.tenant).update(paused=True)
     sweep.repair()
     row = jobs_of(flow)["a"]
-    assert (row.status, row.reason, row.failures) == (JobState.READY, "withdrawn", 0)
+    # not ready while its lane is paused
+    assert (row.status, row.reason, row.failures) == (JobState.PENDING, "withdrawn", 0)
 
 
 # --- R6: failure -------------------------------------------------------------------------
@@ -480,7 +481,7 @@ def test_events_number_every_move_without_gaps() -> None:
         finish(*start_all()[0])
     rows = list(Event.objects.for_tenant(user).order_by("seq"))
     assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
-    told = [(row.data["job_id"], row.data["state"]) for row in rows if row.kind == "job"]
+    told = [(row.job.key, JobState(row.state).public) for row in rows if row.job and row.state]
     assert told == [(key, state) for key in "ab" for state in ("QUEUED", "RUNNING", "SUCCEEDED")]
 
 

@@ -292,9 +292,10 @@ def test_the_stored_copy_catches_up_by_the_sweep_when_every_signal_was_lost() ->
     services.start(pk, attempt, "w")
     services.succeed(pk, attempt, artifacts=[], summary={})
     long_ago = timezone.now() - dt.timedelta(hours=1)
-    progress._repair["at"] = long_ago
+    progress._looked["at"] = long_ago
+    progress._rested.clear()
     Workflow.objects.for_tenant(flow.tenant).update(
-        state="RUNNING", stale=False, refreshed_at=long_ago
+        state="RUNNING", refreshed_at=long_ago
     )
     progress._on_swept()
     flow.refresh_from_db()

@@ -1,14 +1,17 @@
 """The stored copy of a workflow's state and progress, refreshed from its jobs.
 
-The copy is refreshed by the sweep at most once a second while it runs, at once when it begins and
-when its last job ended. A signal that was lost costs a few seconds: the sweep compares with the events.
+When a workflow begins, ends or is reopened its copy is refreshed at once, by the process that moved
+the job. In between the sweep does it, at most once a second, and the less often the longer it takes.
+A signal that was lost costs a few seconds: the sweep looks at the events.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from django.db import transaction
@@ -22,12 +25,35 @@ from jobs.states import FIRST_TERMINAL, JobState
 from workflows import aggregate, shapes
 from workflows.models import Workflow
 
-REFRESH_EVERY = dt.timedelta(seconds=1)
-REPAIR_EVERY = dt.timedelta(seconds=5)
-A_SWEEP = 100
+REFRESH_EVERY_S = 1.0
+SHARE_OF_TIME = (
+    0.05  # a workflow of 100,000 jobs takes long to add up: most of the time is not spent on that
+)
+LOOK_BACK = dt.timedelta(seconds=5)  # events commit a moment after the time they carry
 LIVE = Q(state__lt=int(FIRST_TERMINAL))
+REMEMBERED = 10_000
 log = logging.getLogger(__name__)
-_repair = {"at": dt.datetime(2000, 1, 1, tzinfo=dt.UTC)}  # when missed refreshes were looked for
+
+
+class Memory(OrderedDict[uuid.UUID, float]):
+    """Until when (monotonic seconds) each of the latest workflows needs no refresh."""
+
+    def rest(self, workflow_id: uuid.UUID, took_s: float) -> None:
+        """Note a refresh that took so long."""
+        self[workflow_id] = time.monotonic() + max(REFRESH_EVERY_S, took_s / SHARE_OF_TIME)
+        self.move_to_end(workflow_id)
+        while len(self) > REMEMBERED:
+            self.popitem(last=False)
+
+    def is_due(self, workflow_id: uuid.UUID) -> bool:
+        return self.get(workflow_id, 0.0) <= time.monotonic()
+
+
+_rested = Memory()
+_begun = Memory()  # known to run: promoting another job of it changes nothing
+_looked = {
+    "at": dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+}  # the first sweep looks at all that is kept
 
 
 def connect() -> None:
@@ -36,75 +62,54 @@ def connect() -> None:
     swept.connect(_on_swept, dispatch_uid="workflows.progress.swept")
 
 
-def _on_moved(workflow_ids: Iterable[uuid.UUID], **_: object) -> None:
-    for workflow_id in workflow_ids:
-        refresh_soon(workflow_id)
+def _on_moved(look_at: Iterable[uuid.UUID], work_may_start: bool, **_: object) -> None:
+    for workflow_id in look_at:
+        if not work_may_start and not _begun.is_due(workflow_id):
+            continue  # another job of it was promoted a moment ago
+        if refresh(workflow_id) == Workflow.State.RUNNING:
+            _begun.rest(workflow_id, took_s=0.5)
+        else:
+            _begun.pop(workflow_id, None)
 
 
 def _on_swept(**_: object) -> None:
     now = timezone.now()
-    everyone = Workflow.objects.across_tenants("the sweep serves all")
-    due = everyone.filter(Q(refreshed_at=None) | Q(refreshed_at__lt=now - REFRESH_EVERY))
-    running = Job.objects.across_tenants("the sweep serves all").filter(
-        state=JobState.RUNNING.value
-    )
-    moving = due.filter(Q(stale=True) | Q(pk__in=running.values("workflow")))
-    for pk in {*moving.values_list("pk", flat=True)[:A_SWEEP], *_missed(now)}:
-        refresh(pk)
-
-
-def _missed(now: dt.datetime) -> list[uuid.UUID]:
-    """Workflows with an event after their last refresh: the process that wrote it died too soon."""
-    if now - _repair["at"] < REPAIR_EVERY:
-        return []
-    since = _repair["at"] - REPAIR_EVERY  # the first time: everything that is kept
-    _repair["at"] = now
-    told = (
+    since, _looked["at"] = _looked["at"] - LOOK_BACK, now
+    told = dict(
         Event.objects.across_tenants("the sweep serves all")
         .filter(kind="job", at__gte=since)
         .values_list("workflow")
-        .annotate(last=Max("at"))
+        .annotate(Max("at"))
     )
-    last = dict(told)
-    rows = Workflow.objects.across_tenants("the sweep serves all").filter(pk__in=last)
-    return [
-        pk
-        for pk, refreshed_at in rows.values_list("pk", "refreshed_at")
-        if refreshed_at is None or refreshed_at < last[pk]
-    ]
+    running = Job.objects.across_tenants("the sweep serves all").filter(leases__isnull=False)
+    moving = set(running.values_list("workflow_id", flat=True))
+    due = [pk for pk in {*told, *moving} if _rested.is_due(pk)]
+    rows = Workflow.objects.across_tenants("the sweep serves all").filter(pk__in=due)
+    fresh = now - dt.timedelta(seconds=REFRESH_EVERY_S)
+    for pk, at in rows.values_list("pk", "refreshed_at"):
+        if at is None or (at < fresh and pk in moving) or at < told.get(pk, at):
+            refresh(pk)
 
 
-def refresh_soon(workflow_id: uuid.UUID) -> None:
-    """Refresh now if the workflow begins or is over; else leave it to the next sweep.
-
-    Most callers are workers between two jobs: one narrow write is all they pay.
-    """
-    rows = Workflow.objects.across_tenants("the signal names it").filter(pk=workflow_id)
-    state = rows.values_list("state", flat=True).first()
-    live = Job.objects.across_tenants("the signal names it").filter(LIVE, workflow=workflow_id)
-    if state == Workflow.State.RUNNING and live.exists():
-        rows.filter(stale=False).update(stale=True)
-    elif state is not None:
-        refresh(workflow_id)
-
-
-def refresh(workflow_id: uuid.UUID) -> None:
-    """Write the copy; a change of state is an event in the same transaction."""
+def refresh(workflow_id: uuid.UUID) -> str | None:
+    """Write the copy; a change of state is an event in the same transaction. The state, if any."""
+    began_at = time.monotonic()
     rows = Workflow.objects.across_tenants("one workflow by id")
     tenant_id = rows.filter(pk=workflow_id).values_list("tenant_id", flat=True).first()
     if tenant_id is None:
-        return
+        return None
     with transaction.atomic():
         events.lock(tenant_id)
         workflow = rows.get(pk=workflow_id)
         before = workflow.state
         apply(workflow)
         workflow.refreshed_at = timezone.now()
-        workflow.stale = False
-        workflow.save(update_fields=["state", "progress", "finished_at", "refreshed_at", "stale"])
+        workflow.save(update_fields=["state", "progress", "finished_at", "refreshed_at"])
         if workflow.state != before:
             events.record(tenant_id, "workflow", [(workflow.pk, shapes.workflow_state(workflow))])
-            events.nudge(tenant_id, set())
+            events.nudge(tenant_id, work_may_start=False)
+    _rested.rest(workflow_id, time.monotonic() - began_at)
+    return workflow.state
 
 
 def apply(workflow: Workflow) -> Workflow:

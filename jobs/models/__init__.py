@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from jobs.models.events import Event
+from jobs.models.history import Duration, LearntUntil
 from jobs.models.jobs import Branch, Edge, Job, JobProgress
 from jobs.models.slides import Artifact, Slide
-from jobs.models.slots import Lease, Queue, RunSlot, UserSlot, Worker
+from jobs.models.slots import Lease, Maintenance, Queue, RunSlot, UserSlot, Worker
 
 __all__ = [
     "Artifact",
     "Branch",
+    "Duration",
     "Edge",
     "Event",
     "Job",
     "JobProgress",
+    "LearntUntil",
     "Lease",
+    "Maintenance",
     "Queue",
     "RunSlot",
     "Slide",

@@ -62,10 +62,11 @@ class Job(models.Model):
     """One step of a workflow: a type, a slide, parameters, a branch."""
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
+    # no index of their own for tenant and workflow: the composite ones below serve
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
     # a string, upward: nothing here reads an attribute of a workflow but its id
     workflow = models.ForeignKey(
-        "workflows.Workflow", on_delete=models.CASCADE, related_name="jobs"
+        "workflows.Workflow", on_delete=models.CASCADE, related_name="jobs", db_index=False
     )
     branch = models.ForeignKey(Branch, on_delete=models.PROTECT, related_name="jobs")
     own_branch = models.BooleanField(default=False, help_text="No branch was named.")
@@ -82,6 +83,12 @@ class Job(models.Model):
     on_failure = models.CharField(max_length=10, default="continue")
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    member = models.BigIntegerField(
+        default=0, help_text="The id of created_by, 0 for none: what R5 shares between."
+    )
+    result_key = models.CharField(
+        max_length=64, blank=True, help_text="What the result is a function of (R10)."
     )
 
     state = models.SmallIntegerField(
@@ -110,7 +117,6 @@ class Job(models.Model):
     ready_at = models.DateTimeField(null=True, blank=True)
     retry_at = models.DateTimeField(null=True, blank=True)
     queued_at = models.DateTimeField(null=True, blank=True)
-    dispatched_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     objects = JobQuerySet.as_manager()
@@ -147,14 +153,22 @@ class Job(models.Model):
                 name="job_lane",
                 condition=Q(state=int(JobState.PENDING)),
             ),
-            # the pass: the first few candidates of a (tenant, queue)
+            # the pass: the first few candidates of each member of a (tenant, queue)
             models.Index(
-                fields=["tenant", "queue", "-priority", "sequence"],
+                F("tenant"),
+                F("queue"),
+                F("priority") * -1,
+                F("member"),
+                F("sequence"),
                 name="job_candidates",
                 condition=Q(state=int(JobState.READY)),
             ),
-            # releasing a user slot: has this tenant anything active?
-            models.Index(fields=["tenant"], name="job_active", condition=ACTIVE),
+            # is there a result to reuse?
+            models.Index(
+                fields=["tenant", "result_key"],
+                name="job_reusable",
+                condition=Q(state=int(JobState.SUCCEEDED)) & ~Q(result_key=""),
+            ),
             # pending counts and caps of a tenant
             models.Index(
                 fields=["tenant", "id"],
@@ -165,6 +179,12 @@ class Job(models.Model):
             models.Index(
                 fields=["retry_at"],
                 name="job_retry_due",
+                condition=Q(state=int(JobState.RETRY_WAIT)),
+            ),
+            # does a back-off hold its tenant's user slot?
+            models.Index(
+                fields=["tenant", "retry_at"],
+                name="job_retry_of_tenant",
                 condition=Q(state=int(JobState.RETRY_WAIT)),
             ),
             # is a workflow over?

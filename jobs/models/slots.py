@@ -48,6 +48,23 @@ class Queue(models.Model):
         return self.name
 
 
+class Maintenance(models.Model):
+    """Maintenance mode: while its one row stands, nothing is promoted anywhere."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    note = models.CharField(max_length=200, blank=True, help_text="Shown to who waits.")
+    since = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name_plural = "maintenance"
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=models.Q(id=1), name="maintenance_one_row")
+        ]
+
+    def __str__(self) -> str:
+        return self.note or "maintenance"
+
+
 class WorkerQuerySet(models.QuerySet["Worker"]):
     """Workers by whether they can take a job."""
 
@@ -78,12 +95,16 @@ class Worker(models.Model):
 
 
 class Lease(models.Model):
-    """A worker's hold on a job, from its promotion on; it must be renewed (R8)."""
+    """A worker's hold on a job, from its promotion on; it must be renewed (R8).
+
+    A lease that no worker took yet is the outbox: its message is on the wire, or is pushed again.
+    """
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
     run_slot = models.OneToOneField(RunSlot, on_delete=models.PROTECT, related_name="+")
     job = models.ForeignKey("jobs.Job", on_delete=models.CASCADE, related_name="leases")
     queue = models.CharField(max_length=20)
+    member = models.BigIntegerField(default=0)
     attempt = models.PositiveIntegerField()
     shard = models.PositiveSmallIntegerField(default=0)
     worker = models.CharField(max_length=100, blank=True)  # empty until one takes the job
@@ -91,6 +112,9 @@ class Lease(models.Model):
         UserSlot, to_field="holder", on_delete=models.PROTECT, related_name="+"
     )
     expires_at = models.DateTimeField()
+    pushed_at = models.DateTimeField(
+        db_default=Now(), help_text="When its message last went to the wire."
+    )
     objects = TenantQuerySet.as_manager()
 
     class Meta:

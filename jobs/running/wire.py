@@ -15,9 +15,12 @@ from django_rq import get_queue
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue, worker_registration
+from rq.exceptions import NoSuchJobError
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as Message
 from rq.utils import now, utcformat
+
+from jobs.scheduling import dispatch
 
 # One wait of an idle worker. Short, because Redis hands the next message to whoever has waited
 # longest, also to a worker that was stopped or cut off meanwhile.
@@ -50,7 +53,8 @@ class Wire:
         self._popping = connect(answer_s=POP_S + ANSWER_S)
         self._showing = connect(answer_s=ANSWER_S)
         self.queue: Queue = get_queue(queue_name, connection=self._showing)
-        self._message: Message | None = None
+        self._popped: bytes | None = None  # the id of the message that was taken
+        self._message: Message | None = None  # the same, once it is shown
         self._execution: Execution | None = None
         self._sign_due = 0.0
 
@@ -61,9 +65,9 @@ class Wire:
 
     def pop(self) -> tuple[int, int] | None:
         """The next (job pk, attempt), None when none came in POP_S. Raises RedisError."""
-        if self._message is not None:
+        if self._popped is not None:
             self._say(self._put_over)  # Redis was away when the last job ended
-            self._message = self._execution = None
+            self._popped = self._message = self._execution = None
         if time.monotonic() >= self._sign_due:
             self._say(self._put_sign_of_life)
         raw = self._popping.blmove(
@@ -72,27 +76,29 @@ class Wire:
         return self._read(raw) if isinstance(raw, bytes) else None
 
     def _read(self, raw: bytes) -> tuple[int, int] | None:
-        """What a message asks for. One that is gone or unreadable is dropped: the sweep sends anew."""
-        try:
-            message = Message.fetch(
-                raw.decode(), connection=self._showing, serializer=self.queue.serializer
-            )
-            job_pk, attempt = (int(value) for value in message.args)
-        except redis.RedisError:
-            raise
-        except Exception as error:  # RQ raises many kinds for a message that is not ours
-            log.warning("%s dropped the message %r: %s", self.worker, raw, error)
-            self._showing.lrem(self.queue.intermediate_queue_key, 1, raw)  # type: ignore[arg-type]
-            self._showing.delete(Message.redis_job_namespace_prefix.encode() + raw)
-            return None
-        self._message = message
-        return job_pk, attempt
+        """What a message asks for: its id says it all. One that is not ours is dropped."""
+        self._popped = raw
+        order = dispatch.read_id(raw)
+        if order is None:
+            log.warning("%s dropped the message %r: it is not of a job", self.worker, raw)
+            self.show_over()
+        return order
 
     # --- shown on RQ's pages; never raises -----------------------------------------------
 
     def show_running(self) -> None:
-        """Show the popped job as this worker's."""
-        self._show(self._put_running)
+        """Show the popped job as this worker's, once; short jobs are over before that."""
+        if self._message is None and self._popped is not None:
+            try:
+                self._message = Message.fetch(
+                    self._popped.decode(),
+                    connection=self._showing,
+                    serializer=self.queue.serializer,
+                )
+            except (redis.RedisError, NoSuchJobError) as error:
+                log.debug("%s can not show %r: %s", self.worker, self._popped, error)
+                return
+            self._show(self._put_running)
 
     def show_still_running(self) -> None:
         """Keep a long job and its worker on the pages."""
@@ -102,7 +108,7 @@ class Wire:
     def show_over(self) -> None:
         """Take the job off the wire: what became of it is in the database."""
         if self._show(self._put_over):
-            self._message = self._execution = None
+            self._popped = self._message = self._execution = None
 
     def show_gone(self) -> None:
         """Take the worker off the pages."""
@@ -140,13 +146,15 @@ class Wire:
             pipe.expire(self._message.key, SHOWN_S)
 
     def _put_over(self, pipe: redis.client.Pipeline) -> None:
-        message = self._message
-        if message is None:
+        if self._popped is None:
             return
-        pipe.lrem(self.queue.intermediate_queue_key, 1, message.id)
+        pipe.lrem(self.queue.intermediate_queue_key, 1, self._popped)  # type: ignore[arg-type]
+        pipe.delete(Message.redis_job_namespace_prefix.encode() + self._popped)
+        if self._message is None:
+            return
         if self._execution is not None:
-            self._execution.delete(job=message, pipeline=pipe)
-        pipe.delete(message.key, ExecutionRegistry.key_template.format(message.id))
+            self._execution.delete(job=self._message, pipeline=pipe)
+        pipe.delete(ExecutionRegistry.key_template.format(self._message.id))
         pipe.hset(self.hash_key, "state", "idle")
         pipe.hdel(self.hash_key, "current_job")
 

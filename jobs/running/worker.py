@@ -36,6 +36,7 @@ LONGEST_BACK_OFF_S = 1.0  # Redis away: work goes on within one sweep of its ret
 WARM_UP_S = 600.0
 COLD_PAUSE_S = 10.0  # before the next try to load the model
 DRAIN_PAUSE_S = 2.0
+SHOWN_AFTER_S = 0.25  # shorter jobs never appear on RQ's pages
 LOOK_S = 20.0
 TIDY_EVERY_S = 600.0
 log = logging.getLogger(__name__)
@@ -188,7 +189,6 @@ class LabWorker(Worker):
         began_at = time.monotonic()
         watch = Watch(_limits({}), began_at=began_at, renewed_at=began_at)
         self.child.order(job_pk, attempt)
-        self.wire.show_running()
         try:
             verdict = self._attend(job_pk, attempt, watch)
         finally:
@@ -201,12 +201,13 @@ class LabWorker(Worker):
 
     def _attend(self, job_pk: int, attempt: int, watch: Watch) -> Verdict | None:
         """Stay with a running job. None when it ended by itself, or its child died."""
+        look_s = SHOWN_AFTER_S
         while True:
             if verdict := watch.verdict(time.monotonic(), self.child.beat_at):
                 self.child.kill()
                 return verdict
             pause_s = watch.pause_s(time.monotonic(), self.child.beat_at)
-            said = self.child.listen(min(pause_s, LOOK_S), also=self.alarm.fileno())
+            said = self.child.listen(min(pause_s, look_s), also=self.alarm.fileno())
             if said is None and not self.child.alive:
                 self._bury_child(job_pk, attempt)
                 return None
@@ -214,7 +215,10 @@ class LabWorker(Worker):
                 return None
             self.alarm.silence()
             self._mind_stops(watch)
-            self.wire.show_still_running()
+            if time.monotonic() - watch.began_at >= SHOWN_AFTER_S:
+                look_s = LOOK_S
+                self.wire.show_running()
+                self.wire.show_still_running()
 
     def _hear(self, said: Said, job_pk: int, attempt: int, watch: Watch) -> bool:
         """Take in what the child says. True when the job is over."""

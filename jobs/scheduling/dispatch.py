@@ -1,4 +1,4 @@
-"""The outbox: a QUEUED row without `dispatched_at` is pushed to RQ, and pushed again when lost.
+"""The outbox: a lease that no worker took is a message to be on the wire, and is pushed again when lost.
 
 The row is the record and Redis a wire: the same message may be pushed twice, its attempt number
 makes the second one harmless.
@@ -6,30 +6,58 @@ makes the second one harmless.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable
 
 import django_rq
 import redis
-from django.db.models import Q
-from django.utils import timezone
 from rq import Queue
-from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job as Message
 
-from jobs.models import Job
+from jobs import sql
+from jobs.scheduling.promotion import Promoted
 from jobs.scheduling.wake import client
-from jobs.states import JobState
 
 TASK = "jobs.running.tasks.run_job"
-LOST_AFTER = dt.timedelta(seconds=2)  # no worker began it: its message is pushed again
-RESULT_TTL_S = 60
+LOST_AFTER_S = 1.5  # no worker began it: its message is pushed again
+TTL_S = 3600  # a message that nobody reads does not stay for ever
+MESSAGE = re.compile(rb"job-(\d+)-(\d+)")
 log = logging.getLogger(__name__)
+
+OVERDUE = """
+    UPDATE jobs_lease SET pushed_at = {now}
+    WHERE worker = '' AND pushed_at < {later} AND expires_at > {now}
+    RETURNING job_id, attempt, queue
+"""
 
 
 def message_id(job_pk: int, attempt: int) -> str:
     """The RQ id of one attempt."""
     return f"job-{job_pk}-{attempt}"
+
+
+def read_id(raw: bytes) -> tuple[int, int] | None:
+    """The (job, attempt) that an RQ id names; None for one that is not ours."""
+    found = MESSAGE.fullmatch(raw)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def push(promoted: Iterable[Promoted]) -> None:
+    """Put what was promoted on the wire, in one round trip. Without Redis the sweep does it later."""
+    by_queue: dict[str, list[Promoted]] = defaultdict(list)
+    for each in promoted:
+        by_queue[each.queue].append(each)
+    if not by_queue:
+        return
+    try:
+        with client().pipeline(transaction=False) as pipe:
+            for name, jobs in by_queue.items():
+                _enqueue(_queue(name), jobs, pipe)
+            pipe.execute()
+    except redis.RedisError as error:
+        log.warning("Redis does not answer, promoted jobs wait in the database: %s", error)
 
 
 def _queue(name: str) -> Queue:
@@ -38,54 +66,42 @@ def _queue(name: str) -> Queue:
     return queue
 
 
-def dispatch_waiting() -> int:
-    """Push every promoted job that is not on the wire. Returns how many went. Touches ≤ W rows."""
-    queued = Job.objects.across_tenants("the outbox of all tenants").filter(
-        state=JobState.QUEUED.value
-    )
-    old = timezone.now() - LOST_AFTER
-    due = queued.filter(Q(dispatched_at=None) | Q(dispatched_at__lt=old)).order_by("queued_at")
-    try:
-        return sum(
-            _push(job) for job in due.only("pk", "uuid", "key", "queue", "attempt", "dispatched_at")
-        )
-    except redis.RedisError as error:
-        log.warning("Redis does not answer, promoted jobs wait in the database: %s", error)
-        return 0
-
-
-def _push(job: Job) -> bool:
-    queue = _queue(job.queue)
-    if job.dispatched_at is not None:
-        # a worker that was stopped or cut off may have swallowed it; a second one is harmless
-        take_back(job)
-    try:
-        queue.enqueue(
+def _enqueue(queue: Queue, jobs: list[Promoted], pipe: redis.client.Pipeline) -> None:
+    data = [
+        Queue.prepare_data(
             TASK,
-            args=(job.pk, job.attempt),
-            job_id=message_id(job.pk, job.attempt),
-            unique=True,
-            result_ttl=RESULT_TTL_S,
-            failure_ttl=RESULT_TTL_S,
-            job_timeout=-1,
+            args=(each.job, each.attempt),
+            job_id=message_id(each.job, each.attempt),
+            description=message_id(each.job, each.attempt),
+            result_ttl=TTL_S,
+            failure_ttl=TTL_S,
+            timeout=-1,
         )
-    except DuplicateJobError:
-        log.debug("%s attempt %d is on the wire already", job, job.attempt)
-    Job.objects.across_tenants("the outbox of all tenants").filter(
-        pk=job.pk, attempt=job.attempt, state=JobState.QUEUED.value
-    ).update(dispatched_at=timezone.now())
-    return True
+        for each in jobs
+    ]
+    queue.enqueue_many(data, pipeline=pipe)
 
 
-def take_back(job: Job) -> None:
+def push_overdue() -> int:
+    """Push again what no worker began in time: its message was lost with Redis, or with a worker
+    that swallowed it. Returns how many. Touches as many rows as there are leases."""
+    rows = sql.rows(sql.text(OVERDUE), [-LOST_AFTER_S])
+    overdue = [Promoted(job, attempt, queue) for job, attempt, queue in rows]
+    for each in overdue:
+        take_back(each)
+    push(overdue)
+    return len(overdue)
+
+
+def take_back(message: Promoted) -> None:
     """Remove the message of a job that goes back to its lane. Its attempt number fences it too."""
+    name = message_id(message.job, message.attempt)
+    queue = _queue(message.queue)
     try:
-        queue = _queue(job.queue)
-        message = Message.fetch(
-            message_id(job.pk, job.attempt),
-            connection=queue.connection,
-            serializer=queue.serializer,
-        )
-        message.delete()
-    except (NoSuchJobError, redis.RedisError) as error:
-        log.debug("nothing to take back for %s: %s", job, error)
+        with client().pipeline(transaction=False) as pipe:
+            pipe.lrem(queue.key, 0, name)
+            pipe.lrem(queue.intermediate_queue_key, 0, name)
+            pipe.delete(Message.key_for(name))
+            pipe.execute()
+    except redis.RedisError as error:
+        log.debug("nothing to take back for %s: %s", name, error)

@@ -5,15 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from django.db import connection, transaction
-from django.db.models import Exists, F, OuterRef, Subquery
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from jobs.models import Branch, Edge, Job, UserSlot
-from jobs.models.jobs import HEAD
-from jobs.states import FIRST_ACTIVE, JobState, Reason
+from jobs import sql
+from jobs.models import Branch, Job, UserSlot
+from jobs.moves import Standing
+from jobs.states import FIRST_ACTIVE, FIRST_HEAD, LAST_HEAD, JobState, Reason
 from tenants.models import Tenant
 
 BATCH = 800  # parameters a statement, below every database's limit
+
+# the first waiting job of each of these lanes that has no head
+RAISE = f"""
+    UPDATE jobs_job SET state = {JobState.READY:d}, ready_at = {{now}}
+    WHERE state = {JobState.PENDING:d} AND upstream_left = 0 AND id IN (
+        SELECT (SELECT f.id FROM jobs_job f
+                WHERE f.branch_id = b.id AND f.state = {JobState.PENDING:d}
+                ORDER BY f.sequence LIMIT 1)
+        FROM jobs_branch b
+        WHERE b.id IN ({{lanes}}) AND NOT b.paused AND NOT EXISTS (
+            SELECT 1 FROM jobs_job h WHERE h.branch_id = b.id
+            AND h.state >= {FIRST_HEAD:d} AND h.state <= {LAST_HEAD:d}))
+"""
+RELEASE = f"""
+    UPDATE jobs_job SET upstream_left = upstream_left - 1
+    WHERE state = {JobState.PENDING:d}
+    AND id IN (SELECT downstream_id FROM jobs_edge WHERE upstream_id = %s)
+    RETURNING branch_id, upstream_left
+"""
 
 # UNION, not UNION ALL: a diamond's foot is visited once
 DESCENDANTS = """
@@ -26,33 +46,20 @@ DESCENDANTS = """
 """
 
 
-def raise_heads(tenant_id: int, branch_ids: Iterable[int]) -> None:
+def raise_heads(tenant_id: int, branch_ids: Iterable[int], *, holds_slot: bool = False) -> None:
     """Make the first waiting job of each idle lane READY, and line its tenant up for a user slot.
 
     The caller holds the tenant's row. A lane whose first job still waits for upstream stays as
     it is: order within a branch is kept.
+
+    holds_slot  the tenant is known to hold a user slot: there is no line for it to join
     """
     ids = sorted(set(branch_ids))
     for start in range(0, len(ids), BATCH):
-        _raise_batch(ids[start : start + BATCH])
-    line_up(tenant_id)
-
-
-def _raise_batch(branch_ids: list[int]) -> None:
-    jobs = Job.objects.across_tenants("lanes of one locked tenant")
-    of_lane = jobs.filter(branch=OuterRef("pk"))
-    first = of_lane.filter(state=JobState.PENDING.value).order_by("sequence").values("pk")[:1]
-    lanes = Branch.objects.across_tenants("lanes of one locked tenant").filter(
-        pk__in=branch_ids, paused=False
-    )
-    firsts = list(
-        lanes.annotate(first=Subquery(first))
-        .filter(~Exists(of_lane.filter(HEAD)), first__isnull=False)
-        .values_list("first", flat=True)
-    )
-    jobs.filter(pk__in=firsts, state=JobState.PENDING.value, upstream_left=0).update(
-        state=JobState.READY.value, ready_at=timezone.now()
-    )
+        batch = ids[start : start + BATCH]
+        sql.run(sql.text(RAISE.replace("{lanes}", sql.marks(batch))), batch)
+    if not holds_slot:
+        line_up(tenant_id)
 
 
 def line_up(tenant_id: int) -> None:
@@ -69,22 +76,22 @@ def line_up(tenant_id: int) -> None:
 
 
 def set_paused(lane: Branch, paused: bool) -> None:
-    """Pause or resume a lane. Its head stays its head; nothing new of it starts while paused."""
+    """Pause or resume a lane. While it is paused its first job is not ready, so no pass sees it."""
+    jobs = Job.objects.across_tenants("one lane by id")
     with transaction.atomic():
         Tenant.objects.select_for_update(no_key=True).get(pk=lane.tenant_id)
         Branch.objects.across_tenants("one lane by id").filter(pk=lane.pk).update(paused=paused)
+        if paused:
+            jobs.filter(branch=lane.pk, state=JobState.READY.value).update(
+                state=JobState.PENDING.value
+            )
         raise_heads(lane.tenant_id, [lane.pk])
 
 
-def release_dependents(job: Job) -> set[int]:
-    """Count down the jobs that waited for `job`, which succeeded. Returns their branches."""
-    edges = Edge.objects.across_tenants("edges of one locked job")
-    below = edges.filter(upstream=job).values("downstream")
-    jobs = Job.objects.across_tenants("dependents of one locked job").filter(
-        pk__in=below, state=JobState.PENDING.value
-    )
-    jobs.update(upstream_left=F("upstream_left") - 1)
-    return set(jobs.filter(upstream_left=0).values_list("branch_id", flat=True))
+def release_dependents(job_pk: int) -> set[int]:
+    """Count down the jobs that waited for this one, which succeeded. The branches of those that
+    wait for nothing more."""
+    return {branch for branch, left in sql.rows(RELEASE, [job_pk]) if left == 0}
 
 
 def descendants(job_ids: Sequence[int]) -> list[int]:
@@ -99,12 +106,12 @@ def descendants(job_ids: Sequence[int]) -> list[int]:
     return sorted(below)
 
 
-def end_dependents(job: Job) -> tuple[list[int], set[int]]:
+def end_dependents(job: Standing) -> tuple[list[int], set[int]]:
     """Cancel everything below `job`, which will never succeed. Returns (job ids, branches)."""
     return _cancel_waiting(descendants([job.pk]), Reason.UPSTREAM_FAILED)
 
 
-def halt_lane(job: Job) -> tuple[list[int], set[int]]:
+def halt_lane(job: Standing) -> tuple[list[int], set[int]]:
     """Cancel the later jobs of the same workflow in `job`'s lane, and all below them (R6)."""
     later = Job.objects.across_tenants("lane of one locked job").filter(
         branch_id=job.branch_id,

@@ -6,189 +6,236 @@ ready jobs of each, through partial indexes (R12).
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Exists, F, OuterRef, Q
-from django.db.models.functions import Now
-from django.utils import timezone
 
-from jobs import events
-from jobs.models import Job, Lease, Queue, UserSlot
-from jobs.scheduling import lanes, slots
+from jobs import events, sql
+from jobs.models import Maintenance
+from jobs.moves import as_uuid
+from jobs.scheduling import slots, turns
 from jobs.scheduling.plan import Candidate, Holder, Room, plan
+from jobs.scheduling.turns import NEVER_SERVED, Turns
 from jobs.states import JobState
-from tenants.models import Tenant
 
-RETRY_HOLDS_SLOT = dt.timedelta(seconds=30)
+READY_OF_QUEUE = f"tenant_id = %s AND queue = %s AND state = {JobState.READY:d}"
+BY_RANK = "priority * -1, member, sequence"
+BY_RANK_BACKWARDS = "priority * -1 DESC, member DESC, sequence DESC"
+COLUMNS = "id, tenant_id, queue, priority, sequence, member"
+
+# {order} and the last one: whether all of them are of one priority and member
+FIRST_AND_LAST = f"""
+    SELECT * FROM (SELECT {COLUMNS}, 0 AS is_last FROM jobs_job WHERE {READY_OF_QUEUE}
+        ORDER BY {BY_RANK} LIMIT %s) first_{{n}}
+    UNION ALL
+    SELECT * FROM (SELECT {COLUMNS}, 1 AS is_last FROM jobs_job WHERE {READY_OF_QUEUE}
+        ORDER BY {BY_RANK_BACKWARDS} LIMIT 1) last_{{n}}
+"""
+# the priorities and members that have a ready job, each by one step down the index
+GROUPS = f"""
+    WITH RECURSIVE line(id, rank, member) AS (
+        SELECT id, priority * -1, member FROM jobs_job WHERE id = (
+            SELECT id FROM jobs_job WHERE {READY_OF_QUEUE} ORDER BY {BY_RANK} LIMIT 1)
+        UNION ALL
+        SELECT n.id, n.priority * -1, n.member FROM line JOIN jobs_job n ON n.id = (
+            SELECT j.id FROM jobs_job j WHERE j.{READY_OF_QUEUE.replace(" AND ", " AND j.")}
+                AND (j.priority * -1, j.member) > (line.rank, line.member)
+            ORDER BY j.priority * -1, j.member, j.sequence LIMIT 1)
+    )
+    SELECT rank, member FROM line LIMIT {{most}}
+"""
+OF_GROUP = f"""
+    SELECT * FROM (SELECT {COLUMNS} FROM jobs_job WHERE {READY_OF_QUEUE}
+        AND priority * -1 = %s AND member = %s ORDER BY sequence LIMIT %s) group_{{n}}
+"""
+MOST_GROUPS = 1000  # members and priorities of one tenant and queue that one pass tells apart
+
+LEASES = "SELECT tenant_id, queue, member FROM jobs_lease"
+PROMOTE = f"""
+    UPDATE jobs_job SET state = {JobState.QUEUED:d}, reason = '', attempt = attempt + 1,
+        user_slot_id = tenant_id, queued_at = {{now}}, started_at = NULL
+    WHERE state = {JobState.READY:d} AND id IN ({{ids}})
+    RETURNING id, attempt, workflow_id
+"""
+HOLD = """
+    INSERT INTO jobs_lease (tenant_id, run_slot_id, job_id, queue, member, attempt, shard, worker,
+        user_slot_id, expires_at, pushed_at)
+    VALUES {rows}
+"""
+HOLD_ROW = "(%s, %s, %s, %s, %s, %s, 0, '', %s, {later}, {now})"
+SERVED = "UPDATE tenants_tenant SET served_at = {now} WHERE id = %s"
 log = logging.getLogger(__name__)
+
+
+class Promoted(NamedTuple):
+    """A job that was handed to its queue."""
+
+    job: int
+    attempt: int
+    queue: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a pass decided: which job takes which run slot."""
+
+    candidate: Candidate
+    run_slot: int
 
 
 def promote() -> list[tuple[int, int]]:
     """Promote every job that the rules allow now. Returns (job, attempt) of each."""
-    promoted: list[tuple[int, int]] = []
-    while batch := _one_pass():
-        promoted += batch
-    return promoted
+    return [(each.job, each.attempt) for each in one_pass()]
 
 
-def _one_pass() -> list[tuple[int, int]]:
+def one_pass() -> list[Promoted]:
+    """Promote every job that the rules allow now: a second pass at once would find nothing."""
+    try:
+        return _in_one_transaction(_write_together)
+    except IntegrityError as error:
+        log.error("the database refused a promotion, each job is tried alone: %s", error)
+        return _in_one_transaction(_write_each_alone)
+
+
+def _in_one_transaction(write: Callable[[list[Decision]], list[Promoted]]) -> list[Promoted]:
     with transaction.atomic():
         slots.take_pass_lock()
-        _settle_user_slots()
-        room = Room(0, slots.room_by_queue())
-        free = slots.free_run_slots() if any(room.queues.values()) else []
+        if Maintenance.objects.exists():
+            return []
+        queues = slots.queue_states()
+        leases = sql.rows(LEASES)
+        active = {tenant for tenant, _, _ in leases}
+        settled = turns.settle(active, [queue.name for queue in queues if not queue.paused])
+        room = Room(0, {queue.name: queue.free for queue in queues if queue.free})
+        free = slots.free_run_slots() if room.queues else []
         room.slots = len(free)
-        holders = _holders() if free else []
+        holders = _holders(settled, leases) if free else []
         if not holders:
             return []
         chosen = plan(holders, _candidates(holders, room), room)
-        return _write(chosen, free)
+        pairs = zip(chosen, free, strict=False)
+        return write([Decision(candidate, number) for candidate, number in pairs])
 
 
-def _settle_user_slots() -> None:
-    """Take slots from tenants with nothing to run, and give them to those in line (R4)."""
-    held = UserSlot.objects.filter(holder__isnull=False)
-    # lock the tenants first: a submission of theirs is either seen here or lines up after us
-    list(
-        Tenant.objects.select_for_update(no_key=True)
-        .filter(pk__in=held.values("holder"))
-        .order_by("pk")
-    )
-    for slot in held.select_related("holder"):
-        if slot.holder is not None:
-            _settle(slot, slot.holder)
-    free = list(UserSlot.objects.filter(holder=None, number__lte=settings.MAX_ACTIVE_USERS))
-    for slot, tenant in zip(free, _line(len(free)), strict=False):
-        _admit(tenant, slot)
-
-
-def _settle(slot: UserSlot, holder: Tenant) -> None:
-    jobs = Job.objects.across_tenants("is this slot holder done?").filter(tenant=holder)
-    if jobs.active().exists():
-        return
-    runnable = Tenant.objects.filter(_can_run(), pk=holder.pk, paused=False).exists()
-    if runnable and not _turn_is_over(slot):
-        return
-    UserSlot.objects.filter(pk=slot.pk).update(holder=None, acquired_at=None)
-    lanes.line_up(holder.pk)  # it drained, or what is left is paused: to the end of the line
-
-
-def _can_run() -> Q:
-    """Tenants with a job that could start now or within 30 s; nothing paused counts."""
-    jobs = Job.objects.across_tenants("tenants of the line").filter(
-        tenant=OuterRef("pk"), branch__paused=False
-    )
-    jobs = jobs.exclude(queue__in=Queue.objects.filter(paused=True).values("name"))
-    soon = timezone.now() + RETRY_HOLDS_SLOT
-    return Q(Exists(jobs.filter(state=JobState.READY.value))) | Q(
-        Exists(jobs.filter(state=JobState.RETRY_WAIT.value, retry_at__lte=soon))
-    )
-
-
-def _turn_is_over(slot: UserSlot) -> bool:
-    quantum = settings.ACTIVE_USER_QUANTUM_S
-    if not quantum or slot.acquired_at is None:
-        return False
-    if slot.acquired_at > timezone.now() - dt.timedelta(seconds=quantum):
-        return False
-    return bool(_line(1))
-
-
-def _line(places: int) -> list[Tenant]:
-    """The tenants waiting longest that can run something; the others keep their place."""
-    line = Tenant.objects.filter(_can_run(), waiting_since__isnull=False, paused=False)
-    return list(line.order_by("waiting_since", "pk")[:places]) if places else []
-
-
-def _admit(tenant: Tenant, slot: UserSlot) -> None:
-    """Give the tenant the free slot, unless it was paused or emptied since it was read."""
-    Tenant.objects.select_for_update(no_key=True).get(pk=tenant.pk)
-    if Tenant.objects.filter(_can_run(), pk=tenant.pk, paused=False).exists():
-        Tenant.objects.filter(pk=tenant.pk).update(waiting_since=None)
-        UserSlot.objects.filter(pk=slot.pk).update(holder=tenant.pk, acquired_at=timezone.now())
-
-
-def _holders() -> list[Holder]:
-    leases = Lease.objects.across_tenants("shares are between tenants")
-    held = dict(leases.values_list("tenant").annotate(Count("pk")))
+def _holders(settled: Turns, leases: list[sql.Row]) -> list[Holder]:
+    held = Counter(tenant for tenant, _, _ in leases)
+    members: dict[int, Counter[int]] = defaultdict(Counter)
+    for tenant, _, member in leases:
+        members[tenant][member] += 1
     return [
         Holder(
-            tenant=slot.holder.pk,
-            weight=slot.holder.weight,
-            leases=held.get(slot.holder.pk, 0),
-            served=slot.holder.served_at.timestamp() if slot.holder.served_at else 0.0,
-            draining=_turn_is_over(slot),
+            tenant=tenant.pk,
+            weight=tenant.weight,
+            leases=held[tenant.pk],
+            members=dict(members[tenant.pk]),
+            served=NEVER_SERVED - tenant.served_ago_s,
+            draining=tenant.pk in settled.draining,
         )
-        for slot in UserSlot.objects.select_related("holder").filter(holder__paused=False)
-        if slot.holder is not None
+        for tenant in settled.tenants
+        if not tenant.paused
     ]
 
 
+# --- candidates --------------------------------------------------------------------------
+
+
 def _candidates(holders: list[Holder], room: Room) -> list[Candidate]:
-    """The first ready jobs of each (tenant, queue): at most as many as fit."""
+    """The first ready jobs of each (tenant, queue) and member: at most as many as fit."""
+    asked = [(holder.tenant, queue) for holder in holders for queue in room.queues]
+    places = {queue: min(number, room.slots) for queue, number in room.queues.items()}
+    parts = [FIRST_AND_LAST.replace("{n}", str(n)) for n in range(len(asked))]
+    values = [
+        value for tenant, queue in asked for value in (tenant, queue, places[queue], tenant, queue)
+    ]
+    found: dict[tuple[int, str], list[Candidate]] = defaultdict(list)
+    last: dict[tuple[int, str], Candidate] = {}
+    for *row, is_last in sql.rows(" UNION ALL ".join(parts), values):
+        each = _candidate(row)
+        if is_last:
+            last[each.tenant, each.queue] = each
+        else:
+            found[each.tenant, each.queue].append(each)
+    for key, end in last.items():
+        if _group(found[key][0]) != _group(end):
+            found[key] = _of_every_group(*key, places[key[1]])
+    return [each for line in found.values() for each in line]
+
+
+def _candidate(row: list[object]) -> Candidate:
+    job, tenant, queue, priority, sequence, member = row
+    return Candidate(job, tenant, queue, priority, sequence, member)  # type: ignore[arg-type]
+
+
+def _group(candidate: Candidate) -> tuple[int, int]:
+    return (candidate.priority, candidate.member)
+
+
+def _of_every_group(tenant: int, queue: str, places: int) -> list[Candidate]:
+    """Where members or priorities differ: the first jobs of each."""
+    statement = GROUPS.replace("{most}", str(MOST_GROUPS))
+    groups = sql.rows(statement, [tenant, queue, tenant, queue])
     found: list[Candidate] = []
-    jobs = Job.objects.across_tenants("the plan ranks all slot holders together")
-    for holder in holders:
-        for queue, places in room.queues.items():
-            rows = jobs.filter(
-                tenant=holder.tenant,
-                queue=queue,
-                state=JobState.READY.value,
-                branch__paused=False,
-            ).order_by("-priority", "sequence")[: min(places, room.slots)]
-            found += [
-                Candidate(pk, holder.tenant, queue, priority, sequence)
-                for pk, priority, sequence in rows.values_list("pk", "priority", "sequence")
-            ]
+    for start in range(0, len(groups), 100):
+        batch = groups[start : start + 100]
+        parts = [OF_GROUP.replace("{n}", str(n)) for n in range(len(batch))]
+        values = [
+            value for rank, member in batch for value in (tenant, queue, rank, member, places)
+        ]
+        found += [_candidate(list(row)) for row in sql.rows(" UNION ALL ".join(parts), values)]
     return found
 
 
-def _write(chosen: list[int], free: list[int]) -> list[tuple[int, int]]:
-    promoted: list[tuple[int, int]] = []
+# --- writing -----------------------------------------------------------------------------
+
+
+def _write_together(decisions: list[Decision]) -> list[Promoted]:
+    """Move the jobs to QUEUED, each with its lease, and tell it."""
+    if not decisions:
+        return []
+    ids = [each.candidate.job for each in decisions]
+    statement = sql.text(PROMOTE.replace("{ids}", sql.marks(ids)))
+    moved = {pk: (attempt, workflow) for pk, attempt, workflow in sql.rows(statement, ids)}
+    done = [each for each in decisions if each.candidate.job in moved]
+    _hold(done, {pk: attempt for pk, (attempt, _) in moved.items()})
     by_tenant: dict[int, list[int]] = defaultdict(list)
-    jobs = Job.objects.across_tenants("the plan chose them").in_bulk(chosen)
-    for pk, number in zip(chosen, free, strict=False):
-        if _promote_one(jobs[pk], number):
-            promoted.append((pk, jobs[pk].attempt + 1))
-            by_tenant[jobs[pk].tenant_id].append(pk)
-    for tenant_id in sorted(by_tenant):
-        Tenant.objects.filter(pk=tenant_id).update(served_at=timezone.now())
-        events.jobs_changed(tenant_id, by_tenant[tenant_id])
+    for each in done:
+        by_tenant[each.candidate.tenant].append(each.candidate.job)
+    for tenant, jobs in sorted(by_tenant.items()):
+        sql.run(sql.text(SERVED), [tenant])
+        events.jobs_changed(tenant, jobs)
+        begun = {as_uuid(moved[job][1]) for job in jobs}
+        events.nudge(tenant, begun, work_may_start=False)
+    return [
+        Promoted(each.candidate.job, moved[each.candidate.job][0], each.candidate.queue)
+        for each in done
+    ]
+
+
+def _hold(decisions: list[Decision], attempts: dict[int, int]) -> None:
+    """A lease for each: nobody's yet. Its message is on its way, or the sweep sends it."""
+    if not decisions:
+        return
+    values: list[object] = []
+    for each in decisions:
+        job = each.candidate
+        values += [job.tenant, each.run_slot, job.job, job.queue, job.member, attempts[job.job]]
+        values += [job.tenant, settings.WITHDRAW_S]
+    rows = ", ".join([HOLD_ROW] * len(decisions))
+    sql.run(sql.text(HOLD.replace("{rows}", rows)), values)
+
+
+def _write_each_alone(decisions: list[Decision]) -> list[Promoted]:
+    """A write that a constraint refuses holds that one job; the pass goes on."""
+    promoted: list[Promoted] = []
+    for decision in decisions:
+        try:
+            with transaction.atomic():
+                promoted += _write_together([decision])
+        except IntegrityError as error:
+            log.error("job %d stays where it is: %s", decision.candidate.job, error)
     return promoted
-
-
-def _promote_one(job: Job, run_slot: int) -> bool:
-    """Move one job to QUEUED with its lease. A write that a constraint refuses holds that job."""
-    now = timezone.now()
-    ready = Job.objects.across_tenants("the plan chose it").filter(
-        pk=job.pk, state=JobState.READY.value, attempt=job.attempt
-    )
-    try:
-        with transaction.atomic():
-            moved = ready.update(
-                state=JobState.QUEUED.value,
-                reason="",
-                attempt=F("attempt") + 1,
-                user_slot=job.tenant_id,
-                queued_at=now,
-                dispatched_at=None,
-                started_at=None,
-            )
-            if moved:
-                Lease.objects.create(
-                    tenant_id=job.tenant_id,
-                    run_slot_id=run_slot,
-                    job=job,
-                    queue=job.queue,
-                    attempt=job.attempt + 1,
-                    user_slot_id=job.tenant_id,
-                    expires_at=Now() + dt.timedelta(seconds=settings.WITHDRAW_S),
-                )
-    except IntegrityError as error:
-        log.error("job %s stays where it is, the database refused its promotion: %s", job, error)
-        return False
-    return moved == 1

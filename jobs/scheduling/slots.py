@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from django.conf import settings
 from django.db import connection, models, transaction
-from django.db.models import Count, Exists, OuterRef
+from django.db.models import Exists, OuterRef
 
-from jobs.models import Lease, Queue, RunSlot, UserSlot, Worker
+from jobs import sql
+from jobs.models import Lease, Maintenance, Queue, RunSlot, UserSlot
 
 PASS_LOCK = 7391  # one scheduler decides at a time; constraints hold without it
+
+QUEUES = """
+    SELECT q.name, q.capacity, q.paused,
+        (SELECT count(*) FROM jobs_worker w
+         WHERE w.queue = q.name AND w.warm AND NOT w.draining AND w.seen_at >= {later}),
+        (SELECT count(*) FROM jobs_lease l WHERE l.queue = q.name)
+    FROM jobs_queue q
+"""
+FREE = """
+    SELECT r.number FROM jobs_runslot r
+    WHERE r.number <= %s AND NOT EXISTS (SELECT 1 FROM jobs_lease l WHERE l.run_slot_id = r.number)
+    ORDER BY r.number
+"""
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """A queue as it is now. capacity: what an operator set, else what the settings give."""
+
+    name: str
+    capacity: int
+    paused: bool
+    workers: int
+    leases: int
+
+    @property
+    def free(self) -> int:
+        """Leases that still fit: the smaller of capacity and live workers, less those held."""
+        return 0 if self.paused else max(0, min(self.capacity, self.workers) - self.leases)
 
 
 def take_pass_lock() -> None:
     """Wait for the turn to decide. SQLite has it already: its transactions begin IMMEDIATE."""
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [PASS_LOCK])
+        sql.rows("SELECT pg_advisory_xact_lock(%s)", [PASS_LOCK])
 
 
 def seed() -> None:
@@ -44,35 +75,38 @@ def _resize(model: type[models.Model], wanted: int, taken: models.QuerySet[model
     rows.filter(pk__gt=wanted).exclude(pk__in=taken.values("pk")).delete()
 
 
-def capacity_of(queue: Queue) -> int:
-    """Most leases of `queue`: what an operator set, else what the settings give."""
-    if queue.capacity is not None:
-        return queue.capacity
-    if queue.name == "gpu":
+def queue_states() -> list[QueueState]:
+    """Every queue with its capacity, live workers and leases."""
+    found = sql.rows(sql.text(QUEUES), [-settings.WORKER_TTL_S])
+    return [
+        QueueState(name, _capacity(name, capacity), bool(paused), workers, leases)
+        for name, capacity, paused, workers, leases in found
+    ]
+
+
+def _capacity(queue: str, by_operator: int | None) -> int:
+    if by_operator is not None:
+        return by_operator
+    if queue == "gpu":
         # at least one slot stays for cpu, so that a mask never waits behind cells; how many
         # devices there are is told by the live workers, one each
-        return max(1, settings.MAX_WORKERS - 1)
-    return settings.MAX_WORKERS
+        return max(1, int(settings.MAX_WORKERS) - 1)
+    return int(settings.MAX_WORKERS)
 
 
 def room_by_queue() -> dict[str, int]:
-    """Free leases of each queue: the smaller of capacity and live workers, less those held."""
-    workers = dict(
-        Worker.objects.live().filter(warm=True).values_list("queue").annotate(Count("pk"))
-    )
-    leases = Lease.objects.across_tenants("capacity is shared by all tenants")
-    held = dict(leases.values_list("queue").annotate(Count("pk")))
-    return {
-        queue.name: 0
-        if queue.paused
-        else max(0, min(capacity_of(queue), workers.get(queue.name, 0)) - held.get(queue.name, 0))
-        for queue in Queue.objects.all()
-    }
+    """How many more leases fit into each queue."""
+    return {queue.name: queue.free for queue in queue_states()}
 
 
 def free_run_slots() -> list[int]:
     """The numbers of the run slots that no lease holds."""
-    free = RunSlot.objects.filter(number__lte=settings.MAX_WORKERS).exclude(
-        pk__in=_taken_run_slots().values("pk")
-    )
-    return list(free.order_by("number").values_list("number", flat=True))
+    return [number for (number,) in sql.rows(FREE, [settings.MAX_WORKERS])]
+
+
+def set_maintenance(on: bool, note: str = "") -> None:
+    """Begin or end maintenance mode: what runs goes on, nothing new is promoted."""
+    if on:
+        Maintenance.objects.update_or_create(pk=1, defaults={"note": note})
+    else:
+        Maintenance.objects.all().delete()

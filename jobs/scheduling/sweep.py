@@ -1,4 +1,4 @@
-"""What a scheduler does over and over: repair, promote, dispatch."""
+"""What a scheduler does over and over: a round at each wake-up, a sweep at least every second."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from django.db.models.functions import Now
 from jobs import events, services
 from jobs.models import Lease, Queue, Worker
 from jobs.scheduling import dispatch, heartbeat, promotion
-from jobs.signals import swept
+from jobs.scheduling.promotion import Promoted
+from jobs.signals import swept, tidied
 from jobs.states import JobState
 
 WORKER_FORGOTTEN = dt.timedelta(minutes=10)
 log = logging.getLogger(__name__)
 
 
+def round_of_work() -> int:
+    """Promote and dispatch. Returns how many jobs were promoted."""
+    promoted = promotion.one_pass()
+    dispatch.push(promoted)
+    return len(promoted)
+
+
 def sweep() -> int:
-    """One round. Returns how many jobs were promoted."""
+    """Repair, then a round of work. Returns how many jobs were promoted."""
     repair()
-    promoted = promotion.promote()
-    dispatch.dispatch_waiting()
+    promoted = round_of_work()
+    dispatch.push_overdue()
     heartbeat.beat()
     swept.send_robust(sender=None)
-    return len(promoted)
+    return promoted
 
 
 def repair() -> None:
@@ -37,18 +45,23 @@ def repair() -> None:
         if services.expire(lease.job_id, lease.attempt):
             log.warning("%s: the lease of %s ran out", lease.job, lease.worker or "nobody")
             if queued:
-                dispatch.take_back(lease.job)
+                _take_back(lease)
     paused = (
         Q(job__tenant__paused=True)
         | Q(job__branch__paused=True)
         | Q(queue__in=Queue.objects.filter(paused=True).values("name"))
     )
-    for lease in leases.filter(paused, job__state=JobState.QUEUED.value):
+    for lease in leases.filter(paused, worker="", job__state=JobState.QUEUED.value):
         if services.hand_back(lease.job_id, lease.attempt):
-            dispatch.take_back(lease.job)
+            _take_back(lease)
+
+
+def _take_back(lease: Lease) -> None:
+    dispatch.take_back(Promoted(lease.job_id, lease.attempt, lease.queue))
 
 
 def tidy() -> None:
     """Drop what is past its retention. Called now and then, not every round."""
     events.forget_old()
     Worker.objects.filter(seen_at__lt=Now() - WORKER_FORGOTTEN).delete()
+    tidied.send_robust(sender=None)

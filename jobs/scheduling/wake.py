@@ -1,18 +1,28 @@
-"""The wake-up of schedulers: one Redis list. A lost wake costs at most one sweep."""
+"""The wake-up of schedulers: a Redis list, and on PostgreSQL a notification with the commit itself.
+
+A lost wake costs at most one sweep.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from functools import cache
 
+import psycopg
 import redis
 from django.conf import settings
+from django.db import connection
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 KEY = "labsched:wake"
-SOCKET_TIMEOUT_S = 5.0  # above the longest sweep, because the wait blocks on the socket
+CHANNEL = "labsched_wake"
+SOCKET_TIMEOUT_S = 5.0  # above the longest wait for a wake, because that blocks on the socket
+LISTEN_S = 1.0  # one wait for a wake, after which a listener looks whether it is to end
+AGAIN_S = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -27,6 +37,13 @@ def client() -> redis.Redis:
     )
 
 
+def notify() -> None:
+    """Ask for a pass when this transaction commits, without Redis, where the database can."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"NOTIFY {CHANNEL}")
+
+
 def wake() -> None:
     """Ask for a pass now. Never raises: the sweep comes anyway."""
     try:
@@ -38,10 +55,65 @@ def wake() -> None:
         log.warning("no wake-up was sent, the next sweep finds the work: %s", error)
 
 
-def wait(timeout_s: float) -> None:
-    """Sleep until someone wakes the schedulers, or for `timeout_s`."""
-    try:
-        client().blpop([KEY], timeout=timeout_s)
-    except redis.RedisError as error:
-        log.warning("Redis does not answer, sweeping every %.1f s: %s", timeout_s, error)
-        time.sleep(timeout_s)
+class Alarm:
+    """A scheduler's ear: one thread listens to Redis and, on PostgreSQL, another to the database."""
+
+    def __init__(self) -> None:
+        self._rung = threading.Event()
+        self._closed = False
+        self._threads = [threading.Thread(target=self._hear_redis, name="wake", daemon=True)]
+        if connection.vendor == "postgresql":
+            hear = threading.Thread(target=self._hear_database, name="notify", daemon=True)
+            self._threads.append(hear)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until a wake came since the last call, or for `timeout_s`."""
+        self._rung.wait(timeout_s)
+        self._rung.clear()
+
+    def ring(self) -> None:
+        """End the wait that is under way. Not for a signal handler: it takes a lock."""
+        self._rung.set()
+
+    def close(self) -> None:
+        """Let the threads end by themselves."""
+        self._closed = True
+
+    def _hear_redis(self) -> None:
+        while not self._closed:
+            try:
+                if client().blpop([KEY], timeout=LISTEN_S):
+                    self._rung.set()
+            except redis.RedisError as error:
+                log.warning("Redis does not answer, passes come with each sweep: %s", error)
+                time.sleep(AGAIN_S)
+
+    def _hear_database(self) -> None:
+        while not self._closed:
+            try:
+                self._listen()
+            except psycopg.Error as error:
+                log.warning("the database sends no wake-ups, listening again: %s", error)
+                time.sleep(AGAIN_S)
+
+    def _listen(self) -> None:
+        parameters = connection.get_connection_params()
+        parameters = {
+            name: value
+            for name, value in parameters.items()
+            if name not in ("cursor_factory", "context", "prepare_threshold")
+        }
+        name = f"labsched wake {os.getpid()}"
+        with psycopg.connect(
+            **{**parameters, "application_name": name}, autocommit=True
+        ) as listener:
+            listener.execute(f"LISTEN {CHANNEL}")
+            self._rung.set()  # what came while nobody listened
+            while not self._closed:
+                for _ in listener.notifies(timeout=LISTEN_S, stop_after=1):
+                    self._rung.set()

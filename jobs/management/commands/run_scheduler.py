@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import time
-from threading import Event
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError, InterfaceError, close_old_connections
 
+from jobs.running.persist import reconnect
 from jobs.scheduling import slots
-from jobs.scheduling.sweep import sweep, tidy
-from jobs.scheduling.wake import wait
+from jobs.scheduling.sweep import round_of_work, sweep, tidy
+from jobs.scheduling.wake import Alarm
 
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 TIDY_EVERY_S = 300.0
 log = logging.getLogger(__name__)
 
@@ -27,34 +29,60 @@ class Command(BaseCommand):
     help = "Promote waiting jobs to the worker queues until told to stop."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--once", action="store_true", help="One round, then end.")
+        parser.add_argument("--once", action="store_true", help="One sweep, then end.")
         parser.add_argument("--interval", type=float, default=settings.SWEEP_S)
 
     def handle(self, *args: Any, once: bool, interval: float, **options: Any) -> None:
-        stop = Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
         slots.seed()
         if once:
             sweep()
             return
+        Scheduler(interval).work()
+
+
+class Scheduler:
+    """Rounds at every wake-up, a sweep every `interval` seconds, until a signal."""
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self.alarm = Alarm()
+        self.stopping = False
+        self._sweep_due = 0.0
+        self._tidy_due = time.monotonic() + TIDY_EVERY_S
+
+    def work(self) -> None:
+        # taken by a thread of its own: a handler could ring while this thread holds the bell
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        threading.Thread(target=self._await_stop, name="stop", daemon=True).start()
+        self.alarm.start()
         log.info(
             "scheduler started: %s workers, %s active users at most",
             settings.MAX_WORKERS,
             settings.MAX_ACTIVE_USERS,
         )
-        self._loop(stop, interval)
-
-    def _loop(self, stop: Event, interval: float) -> None:
-        tidied = time.monotonic()
-        while not stop.is_set():
-            close_old_connections()
+        while not self.stopping:
             try:
-                sweep()
-                if time.monotonic() - tidied > TIDY_EVERY_S:
-                    tidied = time.monotonic()
-                    tidy()
-            except DatabaseError as error:
+                close_old_connections()
+                self._round()
+            except (DatabaseError, InterfaceError) as error:
                 log.error("the database refused this round, trying again: %s", error)
-                stop.wait(interval)
-            wait(interval)
+                reconnect()
+                time.sleep(min(self.interval, 1.0))
+            self.alarm.wait(max(0.0, self._sweep_due - time.monotonic()))
+        self.alarm.close()
+
+    def _round(self) -> None:
+        now = time.monotonic()
+        if now < self._sweep_due:
+            round_of_work()
+            return
+        self._sweep_due = now + self.interval
+        sweep()
+        if now >= self._tidy_due:
+            self._tidy_due = now + TIDY_EVERY_S
+            tidy()
+
+    def _await_stop(self) -> None:
+        signal.sigwait(STOP_SIGNALS)
+        self.stopping = True
+        self.alarm.ring()

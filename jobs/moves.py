@@ -1,0 +1,170 @@
+"""One job's move by compare-and-swap: the state and attempt it expects are named in the statement.
+
+These are the statements that every job pays for. They write what a move means for the job itself;
+what it means for others is in `scheduling.lanes`, and `services` puts both into one transaction.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from jobs import sql
+from jobs.states import FIRST_TERMINAL, TRANSITIONS, JobState, Reason
+
+LOCK = """
+    SELECT t.id FROM tenants_tenant t JOIN jobs_job j ON j.tenant_id = t.id WHERE j.id = %s {lock}
+"""
+READ = """
+    SELECT tenant_id, branch_id, workflow_id, sequence, state, attempt, failures, max_attempts,
+        cancel_requested_at IS NOT NULL, on_failure, "key"
+    FROM jobs_job WHERE id = %s
+"""
+START = f"""
+    UPDATE jobs_job SET state = {JobState.RUNNING:d}, reason = '', error = '', started_at = {{now}}
+    WHERE id = %s AND state = {JobState.QUEUED:d} AND attempt = %s
+"""
+TAKE_LEASE = """
+    UPDATE jobs_lease SET worker = %s, expires_at = {later} WHERE job_id = %s AND attempt = %s
+"""
+SUCCEED = f"""
+    UPDATE jobs_job SET state = {JobState.SUCCEEDED:d}, reason = %s, summary = %s, result_key = %s,
+        finished_at = {{now}}, user_slot_id = NULL, retry_at = NULL
+    WHERE id = %s AND state = {JobState.RUNNING:d} AND attempt = %s AND cancel_requested_at IS NULL
+"""
+END = """
+    UPDATE jobs_job SET state = %s, reason = %s, error = %s, failures = %s,
+        finished_at = {now}, user_slot_id = NULL, retry_at = NULL
+    WHERE id = %s AND state = %s AND attempt = %s
+"""
+PUT_BACK = f"""
+    UPDATE jobs_job SET state = {JobState.PENDING:d}, reason = %s, error = %s, failures = %s,
+        user_slot_id = NULL, retry_at = NULL
+    WHERE id = %s AND state = %s AND attempt = %s
+"""
+PUT_OFF = f"""
+    UPDATE jobs_job SET state = {JobState.RETRY_WAIT:d}, reason = '{Reason.RETRY_WAIT}', error = %s,
+        failures = %s, user_slot_id = NULL, retry_at = {{later}}
+    WHERE id = %s AND state = %s AND attempt = %s
+"""
+DROP_LEASES = "DELETE FROM jobs_lease WHERE job_id = %s"
+LIVE_LEFT = f"""
+    SELECT 1 FROM jobs_job WHERE state < {FIRST_TERMINAL:d}
+        AND workflow_id = (SELECT workflow_id FROM jobs_job WHERE id = %s) LIMIT 1
+"""
+
+
+class StaleTransition(Exception):
+    """The job is not where the move expects it; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a job stands, its tenant's row being held."""
+
+    pk: int
+    tenant_id: int
+    branch_id: int
+    workflow_id: uuid.UUID
+    sequence: int
+    state: JobState
+    attempt: int
+    failures: int
+    max_attempts: int
+    cancel_asked: bool
+    on_failure: str
+    key: str
+
+    def is_attempt(self, attempt: int) -> bool:
+        """Whether this attempt is the present one, and has not ended."""
+        return self.attempt == attempt and self.state.active
+
+
+def locked(job_pk: int) -> Standing | None:
+    """Take the row of the job's tenant, then read the job. None when there is no such job."""
+    sql.rows(sql.text(LOCK), [job_pk])
+    found = sql.rows(READ, [job_pk])
+    if not found:
+        return None
+    tenant, branch, workflow, sequence, state, *rest = found[0]
+    attempt, failures, most, cancel_asked, on_failure, key = rest
+    return Standing(
+        pk=job_pk,
+        tenant_id=tenant,
+        branch_id=branch,
+        workflow_id=as_uuid(workflow),
+        sequence=sequence,
+        state=JobState(state),
+        attempt=attempt,
+        failures=failures,
+        max_attempts=most,
+        cancel_asked=bool(cancel_asked),
+        on_failure=on_failure,
+        key=key,
+    )
+
+
+def as_uuid(value: Any) -> uuid.UUID:
+    """SQLite keeps a UUID as 32 hexadecimal digits."""
+    return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
+
+
+def start(job: Standing, attempt: int, worker: str) -> bool:
+    """QUEUED → RUNNING, the lease is `worker`'s. False when fenced."""
+    if sql.run(sql.text(START), [job.pk, attempt]) != 1:
+        return False
+    return sql.run(sql.text(TAKE_LEASE), [worker, settings.LEASE_S, job.pk, attempt]) == 1
+
+
+def succeed(
+    job: Standing, attempt: int, *, summary: dict[str, Any], reason: str, result_key: str
+) -> bool:
+    """RUNNING → SUCCEEDED. False when fenced, or a cancel was asked for."""
+    values = [reason, json.dumps(summary), result_key, job.pk, attempt]
+    return sql.run(sql.text(SUCCEED), values) == 1 and _drop_leases(job)
+
+
+def end(
+    job: Standing, to: JobState, reason: Reason, *, error: str = "", failures: int | None = None
+) -> None:
+    """Any live state → FAILED or CANCELLED."""
+    kept = job.failures if failures is None else failures
+    _swap(job, to, END, [to.value, reason.value, error, kept])
+
+
+def put_back(
+    job: Standing, reason: Reason, *, error: str = "", failures: int | None = None
+) -> None:
+    """An active or put-off job → PENDING, first of its lane still: the lane makes it ready again."""
+    kept = job.failures if failures is None else failures
+    _swap(job, JobState.PENDING, PUT_BACK, [reason.value, error, kept])
+
+
+def put_off(job: Standing, wait: dt.timedelta, *, error: str, failures: int) -> None:
+    """An active job → RETRY_WAIT. It stays head of its lane, so order is kept."""
+    _swap(job, JobState.RETRY_WAIT, PUT_OFF, [error, failures, wait.total_seconds()])
+
+
+def _swap(job: Standing, to: JobState, statement: str, values: list[Any]) -> None:
+    """Raises StaleTransition when the move is not one of the table, or the job is elsewhere."""
+    if to not in TRANSITIONS[job.state]:
+        raise StaleTransition(f"{job.key} can not go from {job.state.name} to {to.name}.")
+    fence = [job.pk, job.state.value, job.attempt]
+    if sql.run(sql.text(statement), [*values, *fence]) != 1:
+        raise StaleTransition(f"{job.key} is {job.state.name} no longer.")
+    if job.state.active:
+        _drop_leases(job)
+
+
+def _drop_leases(job: Standing) -> bool:
+    return sql.run(DROP_LEASES, [job.pk]) > 0
+
+
+def was_last(job: Standing) -> bool:
+    """Whether no job of its workflow is live any more."""
+    return not sql.rows(LIVE_LEFT, [job.pk])
