@@ -72,6 +72,11 @@ def jobs_changed(tenant_id: int, job_ids: Iterable[int]) -> None:
         sql.run(insert, [before, *batch])
 
 
+def job_moved(seq: int, job_pk: int) -> None:
+    """Write the event of one job under a number that was taken with its tenant's row."""
+    sql.run(sql.text(INSERT.replace("{ids}", "%s")), [seq - 1, job_pk])
+
+
 def _take_numbers(tenant_id: int, count: int) -> int:
     """Allocate the next `count` numbers of the tenant. The one before the first."""
     ((following,),) = sql.rows(TAKE_NUMBERS, [count, tenant_id])

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 
@@ -19,6 +19,11 @@ from jobs.states import FIRST_TERMINAL, TRANSITIONS, JobState, Reason
 
 LOCK = """
     SELECT t.id FROM tenants_tenant t JOIN jobs_job j ON j.tenant_id = t.id WHERE j.id = %s {lock}
+"""
+# the same, and the number of the event that this move will write
+NUMBER = """
+    UPDATE tenants_tenant SET next_event = next_event + 1
+    WHERE id = (SELECT tenant_id FROM jobs_job WHERE id = %s) RETURNING id, next_event - 1
 """
 READ = """
     SELECT tenant_id, branch_id, workflow_id, sequence, state, attempt, failures, max_attempts,
@@ -36,6 +41,7 @@ SUCCEED = f"""
     UPDATE jobs_job SET state = {JobState.SUCCEEDED:d}, reason = %s, summary = %s, result_key = %s,
         finished_at = {{now}}, user_slot_id = NULL, retry_at = NULL
     WHERE id = %s AND state = {JobState.RUNNING:d} AND attempt = %s AND cancel_requested_at IS NULL
+    RETURNING branch_id
 """
 END = """
     UPDATE jobs_job SET state = %s, reason = %s, error = %s, failures = %s,
@@ -53,9 +59,10 @@ PUT_OFF = f"""
     WHERE id = %s AND state = %s AND attempt = %s
 """
 DROP_LEASES = "DELETE FROM jobs_lease WHERE job_id = %s"
-LIVE_LEFT = f"""
-    SELECT 1 FROM jobs_job WHERE state < {FIRST_TERMINAL:d}
-        AND workflow_id = (SELECT workflow_id FROM jobs_job WHERE id = %s) LIMIT 1
+OVER = f"""
+    SELECT j.workflow_id FROM jobs_job j WHERE j.id = %s AND NOT EXISTS (
+        SELECT 1 FROM jobs_job l
+        WHERE l.workflow_id = j.workflow_id AND l.state < {FIRST_TERMINAL:d})
 """
 
 
@@ -114,19 +121,39 @@ def as_uuid(value: Any) -> uuid.UUID:
     return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
 
 
-def start(job: Standing, attempt: int, worker: str) -> bool:
+class Taken(NamedTuple):
+    """The held row of a job's tenant, and the number of the next event, which is this move's."""
+
+    tenant_id: int
+    event: int
+
+
+def numbered(job_pk: int) -> Taken | None:
+    """Take the row of the job's tenant, and a number for one event of the job.
+
+    When the move is refused the caller rolls back: numbers have no holes.
+    """
+    found = sql.rows(NUMBER, [job_pk])
+    return Taken(*found[0]) if found else None
+
+
+def start(job_pk: int, attempt: int, worker: str) -> bool:
     """QUEUED → RUNNING, the lease is `worker`'s. False when fenced."""
-    if sql.run(sql.text(START), [job.pk, attempt]) != 1:
+    if sql.run(sql.text(START), [job_pk, attempt]) != 1:
         return False
-    return sql.run(sql.text(TAKE_LEASE), [worker, settings.LEASE_S, job.pk, attempt]) == 1
+    return sql.run(sql.text(TAKE_LEASE), [worker, settings.LEASE_S, job_pk, attempt]) == 1
 
 
 def succeed(
-    job: Standing, attempt: int, *, summary: dict[str, Any], reason: str, result_key: str
-) -> bool:
-    """RUNNING → SUCCEEDED. False when fenced, or a cancel was asked for."""
-    values = [reason, json.dumps(summary), result_key, job.pk, attempt]
-    return sql.run(sql.text(SUCCEED), values) == 1 and _drop_leases(job)
+    job_pk: int, attempt: int, summary: dict[str, Any], reason: str, result_key: str
+) -> int | None:
+    """RUNNING → SUCCEEDED. The job's branch; None when fenced, or a cancel was asked for."""
+    values = [reason, json.dumps(summary), result_key, job_pk, attempt]
+    found = sql.rows(sql.text(SUCCEED), values)
+    if not found or not sql.run(DROP_LEASES, [job_pk]):
+        return None
+    ((branch_id,),) = found
+    return int(branch_id)
 
 
 def end(
@@ -158,13 +185,9 @@ def _swap(job: Standing, to: JobState, statement: str, values: list[Any]) -> Non
     if sql.run(sql.text(statement), [*values, *fence]) != 1:
         raise StaleTransition(f"{job.key} is {job.state.name} no longer.")
     if job.state.active:
-        _drop_leases(job)
+        sql.run(DROP_LEASES, [job.pk])
 
 
-def _drop_leases(job: Standing) -> bool:
-    return sql.run(DROP_LEASES, [job.pk]) > 0
-
-
-def was_last(job: Standing) -> bool:
-    """Whether no job of its workflow is live any more."""
-    return not sql.rows(LIVE_LEFT, [job.pk])
+def over_with(job_pk: int) -> list[uuid.UUID]:
+    """The job's workflow, if no job of it is live any more."""
+    return [as_uuid(workflow) for (workflow,) in sql.rows(OVER, [job_pk])]

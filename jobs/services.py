@@ -23,6 +23,13 @@ from jobs.moves import Standing
 from jobs.scheduling import lanes
 from jobs.states import JobState, Reason
 
+# what a worker reads of the job that it starts: a narrow read costs half a wide one
+BESIDE = ("branch", "tenant")
+WANTED = (
+    *("uuid", "tenant_id", "workflow_id", "slide_id", "key", "job_type", "params", "attempt"),
+    *("tenant__key", "branch__name"),
+)
+
 
 @dataclass(frozen=True)
 class StoredArtifact:
@@ -39,13 +46,14 @@ class StoredArtifact:
 def start(job_pk: int, attempt: int, worker: str) -> Job | None:
     """QUEUED → RUNNING, the lease is `worker`'s. None when this attempt is no longer wanted."""
     with transaction.atomic():
-        job = moves.locked(job_pk)
-        if job is None or not moves.start(job, attempt, worker):
+        taken = moves.numbered(job_pk)
+        if taken is None or not moves.start(job_pk, attempt, worker):
+            transaction.set_rollback(True)
             return None
-        events.jobs_changed(job.tenant_id, [job_pk])
-        events.nudge(job.tenant_id, work_may_start=False)
-    rows = Job.objects.across_tenants("the worker that starts it")
-    started: Job = rows.select_related("branch", "tenant", "slide").get(pk=job_pk)
+        events.job_moved(taken.event, job_pk)
+        events.nudge(taken.tenant_id, work_may_start=False)
+    rows = Job.objects.across_tenants("the worker that starts it").select_related(*BESIDE)
+    started: Job = rows.only(*WANTED).get(pk=job_pk)
     return started
 
 
@@ -60,21 +68,24 @@ def succeed(
 ) -> bool:
     """RUNNING → SUCCEEDED with its artifacts. False when fenced or cancelled: publish nothing."""
     with transaction.atomic():
-        job = moves.locked(job_pk)
-        if job is None or not moves.succeed(
-            job, attempt, summary=summary, reason=reason, result_key=result_key
-        ):
+        taken = moves.numbered(job_pk)
+        branch = taken and moves.succeed(job_pk, attempt, summary, reason, result_key)
+        if taken is None or branch is None:
+            transaction.set_rollback(True)
             return False
         Artifact.objects.bulk_create(
             [
-                Artifact(tenant_id=job.tenant_id, job_id=job_pk, attempt=attempt, **vars(artifact))
+                Artifact(
+                    tenant_id=taken.tenant_id, job_id=job_pk, attempt=attempt, **vars(artifact)
+                )
                 for artifact in artifacts
             ]
         )
-        branches = lanes.release_dependents(job_pk) | {job.branch_id}
+        branches = lanes.release_dependents(job_pk) | {branch}
         # it ran, so its tenant holds a user slot, and this transaction holds the tenant
-        lanes.raise_heads(job.tenant_id, branches, holds_slot=True)
-        _tell(job)
+        lanes.raise_heads(taken.tenant_id, branches, holds_slot=True)
+        events.job_moved(taken.event, job_pk)
+        events.nudge(taken.tenant_id, moves.over_with(job_pk))
     return True
 
 
@@ -239,7 +250,7 @@ def _end_cancelled(job: Standing) -> None:
 def _tell(job: Standing, also_ended: Iterable[int] = ()) -> None:
     """Write the events of a move, and nudge those who act on it."""
     events.jobs_changed(job.tenant_id, [job.pk, *also_ended])
-    events.nudge(job.tenant_id, {job.workflow_id} if moves.was_last(job) else ())
+    events.nudge(job.tenant_id, moves.over_with(job.pk))
 
 
 # --- back-offs ---------------------------------------------------------------------------

@@ -1,16 +1,18 @@
 """How far a job is: from the one callback of its body to the row, the live feed and the stop.
 
-The body only notes where it is. A thread writes the row once a second and looks for a reason to
-stop, so a slow database never holds up the work; another one feeds the live progress, so that a
-Redis that hangs delays neither.
+The body only notes where it is. The process's clerk, a thread, feeds the live progress, writes the
+row once a second and looks for a reason to stop, so a slow database never holds up the work. (The
+feed waits for nobody: a courier of its own brings it to Redis.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
@@ -105,12 +107,13 @@ class Reporter:
         self._state: dict[str, Any] = {"phase": "", "tiles_done": 0, "tiles_total": 0}
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._news = threading.Event()
+        self._idle = threading.Event()  # the clerk is not in the middle of this job
+        self._idle.set()
+        self._news = self._wrote = False
         self._stop: StopReason | None = None
-        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        self._start(self._keep_row)
+        _clerk.follow(self)
         return self
 
     def __exit__(
@@ -120,9 +123,7 @@ class Reporter:
         trace: TracebackType | None,
     ) -> None:
         self._closed.set()
-        self._news.set()
-        for thread in self._threads:
-            thread.join(5)
+        self._idle.wait(5)
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Note where the body is. Raises Stopped when it must end."""
@@ -133,9 +134,7 @@ class Reporter:
             self._state["phase"] = phase
             if phase == self._course.main:
                 self._state.update(tiles_done=max(0, done), tiles_total=max(0, total))
-            if len(self._threads) < 2:  # the first word of this body
-                self._start(self._feed)
-        self._news.set()
+            self._news = True
         self.check()
 
     def check(self) -> None:
@@ -148,26 +147,35 @@ class Reporter:
         self._beat()
         self.check()
 
-    def _start(self, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    # --- the clerk's part ----------------------------------------------------------------
 
-    # --- the row, and the stop -----------------------------------------------------------
-
-    def _keep_row(self) -> None:
-        if self._closed.wait(FIRST_ROW_S):
-            return
-        try:
-            while True:
-                self._look_and_write()
-                if self._closed.wait(ROW_S):
+    def keep(self) -> None:
+        """Feed and write until the job is over. The clerk calls this once."""
+        with self._at_work():
+            if self._closed.wait(FIRST_TICK_S):
+                return
+            row_due = time.monotonic() + FIRST_ROW_S - FIRST_TICK_S
+            while not self._closed.is_set():
+                self._send_news()
+                if time.monotonic() >= row_due:
+                    row_due = time.monotonic() + ROW_S
                     self._look_and_write()
-                    return
+                self._closed.wait(min(TICK_S, max(0.0, row_due - time.monotonic())))
+            if self._wrote:
+                self._look_and_write()
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._idle.clear()
+        try:
+            yield
         finally:
-            connection.close()
+            if self._wrote:
+                connection.close()
+            self._idle.set()
 
     def _look_and_write(self) -> None:
+        self._wrote = True
         try:
             close_old_connections()
             self._look()
@@ -209,18 +217,11 @@ class Reporter:
         with self._lock:
             return {**self._state, "phases": self._clock.rows(), "progress": self._course.overall}
 
-    # --- the live feed -------------------------------------------------------------------
-
-    def _feed(self) -> None:
-        """Send the latest tick, at most four a second."""
-        pause_s = FIRST_TICK_S
-        while not self._closed.wait(pause_s):
-            self._news.wait()
-            self._news.clear()
-            if self._closed.is_set():
-                return
+    def _send_news(self) -> None:
+        """Send the latest tick, if there is one."""
+        if self._news:
+            self._news = False
             self._send()
-            pause_s = TICK_S
 
     def _send(self) -> None:
         values = self._snapshot()
@@ -244,3 +245,28 @@ def _progress_so_far(job: Job) -> float:
         return 0.0
     rows = JobProgress.objects.for_tenant(job.tenant).filter(job=job.pk)
     return float(rows.values_list("progress", flat=True).first() or 0.0)
+
+
+class Clerk:
+    """The one thread of this process that follows the job that runs."""
+
+    def __init__(self) -> None:
+        self._given: queue.SimpleQueue[Reporter] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def follow(self, reporter: Reporter) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="clerk", daemon=True)
+            self._thread.start()
+        self._given.put(reporter)
+
+    def _work(self) -> None:
+        while True:
+            reporter = self._given.get()
+            try:
+                reporter.keep()
+            except Exception:  # without this thread nobody would see a cancel
+                log.exception("%s: progress is not told any more", reporter.job)
+
+
+_clerk = Clerk()

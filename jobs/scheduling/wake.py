@@ -21,6 +21,7 @@ from redis.retry import Retry
 KEY = "labsched:wake"
 CHANNEL = "labsched_wake"
 SOCKET_TIMEOUT_S = 5.0  # above the longest wait for a wake, because that blocks on the socket
+MANY = 100
 LISTEN_S = 1.0  # one wait for a wake, after which a listener looks whether it is to end
 AGAIN_S = 1.0
 log = logging.getLogger(__name__)
@@ -47,10 +48,8 @@ def notify() -> None:
 def wake() -> None:
     """Ask for a pass now. Never raises: the sweep comes anyway."""
     try:
-        pipe = client().pipeline(transaction=False)
-        pipe.lpush(KEY, b"1")
-        pipe.ltrim(KEY, 0, 0)  # one wake is as good as many
-        pipe.execute()
+        if int(client().lpush(KEY, b"1")) > MANY:  # type: ignore[arg-type]
+            client().ltrim(KEY, 0, 0)  # nobody listens; one wake is as good as many
     except redis.RedisError as error:
         log.warning("no wake-up was sent, the next sweep finds the work: %s", error)
 
@@ -89,6 +88,7 @@ class Alarm:
             try:
                 if client().blpop([KEY], timeout=LISTEN_S):
                     self._rung.set()
+                    client().delete(KEY)  # they all ask for the same pass
             except redis.RedisError as error:
                 log.warning("Redis does not answer, passes come with each sweep: %s", error)
                 time.sleep(AGAIN_S)
