@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def bounded_int(
 def optional_int(env: environ.Env, name: str, *, low: int) -> int | None:
     """Like bounded_int, None where the variable is not set."""
     return bounded_int(env, name, low, low=low) if env(name, default="") else None
+
+
+def optional_networks(env: environ.Env, name: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The comma-separated addresses and networks in variable `name`."""
+    try:
+        return tuple(ip_network(text.strip()) for text in env.list(name, default=[]))
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"{name}: {error}. Give addresses or networks, such as 10.0.0.7 or 172.16.0.0/12."
+        ) from None
 
 
 def secret_key(env: environ.Env, data: Path, *, debug: bool) -> str:

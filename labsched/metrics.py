@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,10 +24,10 @@ from prometheus_client.registry import Collector
 from jobs.models import Job, JobProgress, Lease, UserSlot, Worker
 from jobs.models.jobs import JobQuerySet
 from jobs.states import FIRST_TERMINAL, JobState
+from tenants.limiter import OTHER, limiter
 from tenants.models import Tenant
 from workflows import dashboard
 
-OTHER = "other"
 BUCKETS_S = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 BRANCHES = 200
 """Branches that have a series of their own, the fullest first."""
@@ -88,6 +89,21 @@ def _counters() -> Iterator[Metric]:
     total = CounterMetricFamily("workflow_jobs", "Jobs submitted.")
     total.add_metric([], _jobs().count())
     yield total
+    yield _rate_limited()
+
+
+def _rate_limited() -> Metric:
+    """Refusals by tenant, those refused most by name. All processes count them in Redis."""
+    family = CounterMetricFamily(
+        "scheduler_rate_limited", "Requests refused because they came too fast.", labels=["user_id"]
+    )
+    counts = Counter(limiter().refusals())
+    rest = counts.pop(OTHER, 0)
+    named = counts.most_common(settings.METRICS_TENANT_LABELS)
+    for key, count in named:
+        family.add_metric([key], count)
+    family.add_metric([OTHER], rest + counts.total() - sum(count for _, count in named))
+    return family
 
 
 class _TenantNames:

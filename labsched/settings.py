@@ -46,6 +46,11 @@ WORKER_TTL_S = bounded_float(env, "WORKER_TTL_S", 15, low=2)
 WITHDRAW_S = bounded_float(env, "WITHDRAW_S", 30, low=1)
 CANCEL_GRACE_S = bounded_float(env, "CANCEL_GRACE_S", 10, low=0.5)
 
+# --- bounds (R11) ------------------------------------------------------------------------
+RATE_LIMIT_PER_S = bounded_float(env, "RATE_LIMIT_PER_S", 200, low=0, high=100_000)
+RATE_LIMIT_ADDRESS_PER_S = bounded_float(env, "RATE_LIMIT_ADDRESS_PER_S", 1000, low=0, high=100_000)
+TRUSTED_PROXIES = environment.optional_networks(env, "TRUSTED_PROXIES")
+
 # --- job types ---------------------------------------------------------------------------
 LABSCHED_ENABLE_PROBE_JOBS = env.bool("LABSCHED_ENABLE_PROBE_JOBS", default=False)
 LABSCHED_PROBE_LOG = env("LABSCHED_PROBE_LOG", default="")

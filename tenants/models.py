@@ -39,6 +39,10 @@ class Tenant(models.Model):
     # one counter a tenant puts lanes and edges into one total order (R2); events likewise
     next_sequence = models.BigIntegerField(default=1)
     next_event = models.BigIntegerField(default=1)
+    # R11: how many jobs were live when they were counted last, and next_sequence then. Every job
+    # that became live since took a number, so most submissions need not count again.
+    live_counted = models.BigIntegerField(default=0)
+    live_counted_at = models.BigIntegerField(default=1)
     waiting_since = models.DateTimeField(
         null=True, blank=True, help_text="In line for a user slot since, R4."
     )

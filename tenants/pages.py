@@ -18,8 +18,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from tenants import identity, signin
+from tenants import identity, limiter, signin
 from tenants.identity import Identity
+from tenants.limits import Refusal
 from tenants.models import Membership, Tenant, User
 
 Rest = ParamSpec("Rest")
@@ -73,9 +74,19 @@ def for_tenant(
         except identity.NotIdentified:
             back = request.get_full_path() if request.method == "GET" else "/"
             return redirect(f"{settings.LOGIN_URL}?{urlencode({'next': back})}")
+        refusal = limiter.charge(request, who.tenant.key)
+        if refusal is not None:
+            return too_fast(refusal)
         return view(request, who, *args, **kwargs)
 
     return never_cache(page)
+
+
+def too_fast(refusal: Refusal) -> HttpResponse:
+    """429 with Retry-After."""
+    answer = HttpResponse(f"{refusal.sentence}\n", status=429, content_type="text/plain")
+    answer["Retry-After"] = str(refusal.retry_after)
+    return answer
 
 
 def for_writer(

@@ -180,7 +180,8 @@ class Stack:
         return redis.Redis(port=self.redis_port, socket_timeout=5)
 
     def start_web(self) -> Process:
-        where = ("--host", "127.0.0.1", "--port", str(self.port))
+        # no proxy: else anyone here could say what address they come from
+        where = ("--host", "127.0.0.1", "--port", str(self.port), "--no-proxy-headers")
         server = (sys.executable, "-m", "uvicorn", "labsched.asgi:application")
         return self.start_process("web", *server, *where, "--log-level", "warning")
 

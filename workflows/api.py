@@ -16,7 +16,8 @@ from jobs.models import Job
 from jobs.models.jobs import JobQuerySet
 from jobs.serializers import ErrorSerializer, WholeJobSerializer
 from tenants.api import TenantViewSet, uuid_or_404
-from workflows import dashboard, progress, submission
+from workflows import dashboard, idempotency, progress, submission
+from workflows.idempotency import Once
 from workflows.models import Workflow
 from workflows.serializers import (
     AddedJobSerializer,
@@ -25,11 +26,25 @@ from workflows.serializers import (
     WorkflowSerializer,
     WorkflowStateSerializer,
 )
-from workflows.shapes import workflow_detail, workflow_state
+from workflows.shapes import workflow_accepted, workflow_detail, workflow_state
 from workflows.spec import SpecError
 
 RETRY_AFTER_S = 30
 REFUSALS = {400: ErrorSerializer, 404: ErrorSerializer, 409: ErrorSerializer}
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    str,
+    OpenApiParameter.HEADER,
+    description="1 to 255 visible ASCII characters, kept 24 hours. The same submission again is "
+    "answered with what the first one made, as it is now; another one with the same key is 422.",
+)
+
+
+class KeyReused(APIException):
+    """The Idempotency-Key came with another submission."""
+
+    status_code = 422
+    default_code = "key_reused"
 
 
 class Conflicting(APIException):
@@ -40,17 +55,27 @@ class Conflicting(APIException):
 
 
 def write(action: Any, *arguments: Any, **named: Any) -> Any:
-    """What `action` of workflows.submission returns; its refusals become 400, 409 and 429."""
+    """What `action` of workflows.submission returns; its refusals become 400, 409, 422 and 429."""
     try:
         return action(*arguments, **named)
     except SpecError as error:
         raise ValidationError(error.errors) from error
     except submission.Conflict as error:
         raise Conflicting(str(error)) from error
+    except idempotency.KeyReused as error:
+        raise KeyReused(str(error)) from error
     except submission.TooManyPending as error:
         refusal = Throttled(wait=RETRY_AFTER_S)
         refusal.detail = ErrorDetail(str(error), code=refusal.default_code)
         raise refusal from error
+
+
+def once_of(request: Request, kind: str) -> Once | None:
+    """The submission that the client may repeat; None without Idempotency-Key."""
+    try:
+        return idempotency.once(request.headers.get("Idempotency-Key"), kind, request.data)
+    except idempotency.BadKey as error:
+        raise ValidationError({"detail": str(error)}) from error
 
 
 class WorkflowViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantViewSet):
@@ -68,12 +93,26 @@ class WorkflowViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantVi
 
     @extend_schema(
         request=WorkflowInSerializer,
-        responses={201: WorkflowSerializer, 400: ErrorSerializer, 429: ErrorSerializer},
+        parameters=[IDEMPOTENCY_KEY],
+        responses={
+            201: WorkflowSerializer,
+            400: ErrorSerializer,
+            422: ErrorSerializer,
+            429: ErrorSerializer,
+        },
     )
     def create(self, request: Request) -> Response:
         """Submit a workflow. All of it is accepted, or nothing is written."""
-        made = write(submission.submit, self.tenant, request.data, user=self.identity.user)
-        return Response(workflow_detail(made), status=201)
+        made = write(
+            submission.accept,
+            self.tenant,
+            request.data,
+            user=self.identity.user,
+            once=once_of(request, "workflow"),
+        )
+        if made.jobs is None:
+            return Response(workflow_detail(made.workflow), status=201)
+        return Response(workflow_accepted(made.workflow, made.jobs, made.edges), status=201)
 
     @extend_schema(parameters=[JOB_ID], responses={200: WorkflowSerializer, 404: ErrorSerializer})
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -127,7 +166,13 @@ class JobsViewSet(JobViewSet):
 
     @extend_schema(
         request=AddedJobSerializer,
-        responses={201: WholeJobSerializer, 429: ErrorSerializer, **REFUSALS},
+        parameters=[IDEMPOTENCY_KEY],
+        responses={
+            201: WholeJobSerializer,
+            422: ErrorSerializer,
+            429: ErrorSerializer,
+            **REFUSALS,
+        },
     )
     def create(self, request: Request) -> Response:
         """Add one job to a workflow that is not cancelled."""
@@ -138,7 +183,12 @@ class JobsViewSet(JobViewSet):
             raise ValidationError({"workflow_id": ["Give the id of a workflow of yours."]})
         workflow = find_workflow(self, wanted)
         job = write(
-            submission.add_job, self.tenant, workflow, request.data, user=self.identity.user
+            submission.add_job,
+            self.tenant,
+            workflow,
+            request.data,
+            user=self.identity.user,
+            once=once_of(request, "job"),
         )
         mine = Job.objects.for_tenant(job.tenant).filter(pk=job.pk)
         return Response(whole(with_lists(mine).get()), status=201)

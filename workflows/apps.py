@@ -11,6 +11,7 @@ class WorkflowsConfig(AppConfig):
     name = "workflows"
 
     def ready(self) -> None:
-        from workflows import progress
+        from workflows import idempotency, progress
 
         progress.connect()
+        idempotency.connect()

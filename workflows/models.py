@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
 
 from tenants.models import Tenant
 from tenants.scoping import TenantQuerySet
@@ -43,15 +42,12 @@ class Workflow(models.Model):
     created_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, blank=True)
     refreshed_at = models.DateTimeField(null=True, blank=True)
-    stale = models.BooleanField(default=False, help_text="A job moved since the last refresh.")
     objects = TenantQuerySet.as_manager()
 
     class Meta:
         indexes: ClassVar = [
             # lists: newest first of a tenant
-            models.Index(fields=["tenant", "-created_at", "id"], name="workflow_newest"),
-            # the sweep: copies that a throttled refresh left behind
-            models.Index(fields=["id"], name="workflow_stale", condition=Q(stale=True)),
+            models.Index(fields=["tenant", "-created_at", "id"], name="workflow_newest")
         ]
 
     def __str__(self) -> str:
@@ -60,3 +56,25 @@ class Workflow(models.Model):
     @property
     def ended(self) -> bool:
         return self.state not in (self.State.PENDING, self.State.RUNNING)
+
+
+class KeptKey(models.Model):
+    """A client's Idempotency-Key and what was made for it; it is dropped after a day (R10)."""
+
+    # no index of its own: the constraint's serves
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", db_index=False)
+    key = models.CharField(max_length=255)
+    digest = models.CharField(max_length=64, help_text="SHA-256 of what was submitted.")
+    made = models.UUIDField(help_text="The id of the workflow or of the job.")
+    at = models.DateTimeField()
+    objects = TenantQuerySet.as_manager()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["tenant", "key"], name="kept_key_once")
+        ]
+        # retention: the oldest go first
+        indexes: ClassVar = [models.Index(fields=["at"], name="kept_key_at")]
+
+    def __str__(self) -> str:
+        return self.key

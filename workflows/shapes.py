@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobs.models import Artifact, Edge, Job
 from jobs.shapes import job_detail, moment
 from workflows.models import Workflow
+
+PROGRESS_ROW = Job._meta.get_field("progress_row")
 
 
 def workflow_state(workflow: Workflow) -> dict[str, Any]:
@@ -30,15 +33,34 @@ def workflow_detail(workflow: Workflow) -> dict[str, Any]:
         .select_related("branch", "progress_row")
         .order_by("position")
     )
-    pairs = edges_of(workflow)
-    key = {job.pk: job.key for job in jobs}
-    needs: dict[int, list[str]] = {}
-    for upstream, downstream in pairs:
-        needs.setdefault(downstream, []).append(key[upstream])
     files: dict[int, list[Artifact]] = {}
     artifacts = Artifact.objects.for_tenant(workflow.tenant).filter(job__workflow=workflow)
     for artifact in artifacts.order_by("pk"):
         files.setdefault(artifact.job_id, []).append(artifact)
+    return _with_lists(workflow, jobs, edges_of(workflow), files)
+
+
+def workflow_accepted(
+    workflow: Workflow, rows: Iterable[Job], edges: Iterable[tuple[Job, Job]]
+) -> dict[str, Any]:
+    """The whole shape of a workflow that was just written: no queries, its rows are at hand."""
+    jobs = sorted(rows, key=lambda job: job.position)
+    for job in jobs:
+        PROGRESS_ROW.set_cached_value(job, None)  # else each job would ask for its row
+    pairs = sorted(edges, key=lambda pair: (pair[1].position, pair[0].position))
+    return _with_lists(workflow, jobs, [(above.pk, below.pk) for above, below in pairs], {})
+
+
+def _with_lists(
+    workflow: Workflow,
+    jobs: list[Job],
+    pairs: list[tuple[int, int]],
+    files: Mapping[int, list[Artifact]],
+) -> dict[str, Any]:
+    key = {job.pk: job.key for job in jobs}
+    needs: dict[int, list[str]] = {}
+    for upstream, downstream in pairs:
+        needs.setdefault(downstream, []).append(key[upstream])
     return {
         **workflow_state(workflow),
         "jobs": [job_detail(job, needs.get(job.pk, []), files.get(job.pk, [])) for job in jobs],

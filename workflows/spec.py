@@ -12,7 +12,7 @@ from workflows.dag import BadGraph, topological_order
 
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PRIORITIES = (-100, 100)
-MAX_JOBS = 10_000
+MAX_JOBS = 20_000
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # no database or page shows these well
 
 CheckParams = Callable[[str, Mapping[str, Any]], "TypeFacts"]
@@ -160,7 +160,13 @@ def parse_workflow(body: object, check: CheckParams) -> WorkflowSpec:
         fields.say("jobs", "Give a list of jobs.")
         listed = []
     if listed and len(listed) > MAX_JOBS:
-        raise SpecError({"jobs": [f"At most {MAX_JOBS} jobs fit in one submission."]})
+        raise SpecError(
+            {
+                "jobs": [
+                    f"{len(listed)} jobs are too many: at most {MAX_JOBS} fit in one submission."
+                ]
+            }
+        )
     jobs, faults = _parse_jobs(listed or [], check)
     errors: dict[str, Any] = dict(fields.errors)
     if faults:
