@@ -75,6 +75,15 @@ class WholeJobSerializer(JobSerializer):
     image_path = serializers.CharField(allow_null=True)
 
 
+class GateSerializer(serializers.Serializer[object]):
+    """A gate that a waiting job has to pass; the first that holds is the reason."""
+
+    gate = serializers.ChoiceField(choices=REASONS)
+    holds = serializers.BooleanField()
+    value = serializers.CharField(help_text="What it is now: `2 of 3 user slots taken`.")
+    detail = serializers.CharField()
+
+
 class WhySerializer(serializers.Serializer[object]):
     """Which rule holds a waiting job."""
 
@@ -82,7 +91,15 @@ class WhySerializer(serializers.Serializer[object]):
     detail = serializers.CharField()
     blocking = serializers.ListField(child=serializers.JSONField())
     position = serializers.IntegerField(allow_null=True)
-    estimated_start = serializers.DateTimeField(allow_null=True)
+    estimated_start = serializers.DateTimeField(
+        allow_null=True, help_text="Null where nobody can know: nothing is made up."
+    )
+    estimated_range = serializers.ListField(
+        child=serializers.DateTimeField(allow_null=True),
+        allow_null=True,
+        help_text="Early and late: eight of ten starts fall between. Late is null when unknown.",
+    )
+    gates = GateSerializer(many=True)
 
 
 class CellSerializer(serializers.Serializer[object]):

@@ -6,11 +6,12 @@ from django.urls import path
 
 from jobs import pages as job_pages
 from tenants import pages as tenant_pages
-from workflows import pages
+from workflows import pages, queue_page
 
 urlpatterns = [
     path("", pages.dashboard, name="dashboard"),
     path("run-demo/", pages.run_demo, name="run-demo"),
+    path("queue/", queue_page.queue_page, name="queue"),
     path("workflows/<uuid:workflow_id>/", pages.workflow_page, name="workflow-page"),
     path("workflows/<uuid:workflow_id>/cancel/", pages.cancel_workflow, name="workflow-cancel"),
     path("workflows/<uuid:workflow_id>/retry/", pages.retry_workflow, name="workflow-retry"),

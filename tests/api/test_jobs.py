@@ -56,7 +56,9 @@ def test_cancel_retry_and_why(client: APIClient, people: People, capacity: None)
     why = client.get(f"{second}/why").json()
     assert why["reason"] == "dependency"
     assert why["blocking"]
-    assert set(why) == {"reason", "detail", "blocking", "position", "estimated_start"}
+    assert set(why) == {
+        "reason", "detail", "blocking", "position", "estimated_start", "estimated_range", "gates"
+    }  # fmt: skip
     cancelled = client.post(f"{first}/cancel")
     assert cancelled.status_code == 200
     assert (cancelled.json()["state"], cancelled.json()["reason"]) == (

@@ -126,7 +126,8 @@ def test_an_empty_reason_opens_no_door() -> None:
 ALLOWED = {
     "jobs/details.py", "jobs/events.py", "jobs/retrying.py", "jobs/services.py",
     "jobs/running/artifacts.py", "jobs/running/progress.py",
-    "jobs/scheduling/dispatch.py", "jobs/scheduling/lanes.py", "jobs/scheduling/leases.py",
+    "jobs/scheduling/dispatch.py", "jobs/scheduling/estimate.py", "jobs/scheduling/lanes.py",
+    "jobs/scheduling/leases.py", "jobs/scheduling/line.py",
     "jobs/scheduling/promotion.py", "jobs/scheduling/slots.py", "jobs/scheduling/sweep.py",
     "labsched/metrics.py", "tenants/api.py", "tenants/pages.py", "tenants/readonly.py",
     "tenants/scoping.py", "workflows/dashboard.py", "workflows/progress.py",
