@@ -21,9 +21,10 @@ KEPT = dt.timedelta(hours=24)
 MOST_KEPT = 10_000
 BATCH = 800  # parameters a statement, below every database's limit
 
-TAKE_NUMBERS = (
-    "UPDATE tenants_tenant SET next_event = next_event + %s WHERE id = %s RETURNING next_event"
-)
+TAKE_NUMBERS = """
+    UPDATE tenants_tenant SET next_event = next_event + %s {also}
+    WHERE id = %s RETURNING next_event
+"""
 # the reason of a waiting job is read off its row, as `shapes.reason_of` does
 INSERT = f"""
     INSERT INTO jobs_event (tenant_id, seq, kind, workflow_id, job_id, at, state, reason, error,
@@ -62,12 +63,15 @@ def record(tenant_id: int, kind: str, entries: list[tuple[uuid.UUID, dict[str, A
     )
 
 
-def jobs_changed(tenant_id: int, job_ids: Iterable[int]) -> None:
-    """Write an event for each of these jobs as it is now. The caller holds the tenant's row."""
+def jobs_changed(tenant_id: int, job_ids: Iterable[int], *, served: bool = False) -> None:
+    """Write an event for each of these jobs as it is now. The caller holds the tenant's row.
+
+    served  they were promoted: the tenant was served now (R5)
+    """
     ids = sorted(set(job_ids))
     for start in range(0, len(ids), BATCH):
         batch = ids[start : start + BATCH]
-        before = _take_numbers(tenant_id, len(batch))
+        before = _take_numbers(tenant_id, len(batch), served=served)
         insert = sql.text(INSERT.replace("{ids}", sql.marks(batch)))
         sql.run(insert, [before, *batch])
 
@@ -77,23 +81,29 @@ def job_moved(seq: int, job_pk: int) -> None:
     sql.run(sql.text(INSERT.replace("{ids}", "%s")), [seq - 1, job_pk])
 
 
-def _take_numbers(tenant_id: int, count: int) -> int:
+def _take_numbers(tenant_id: int, count: int, *, served: bool = False) -> int:
     """Allocate the next `count` numbers of the tenant. The one before the first."""
-    ((following,),) = sql.rows(TAKE_NUMBERS, [count, tenant_id])
+    statement = TAKE_NUMBERS.replace("{also}", ", served_at = {now}" if served else "")
+    ((following,),) = sql.rows(sql.text(statement), [count, tenant_id])
     return int(following) - 1 - count
 
 
 def nudge(
     tenant_id: int, look_at: Iterable[uuid.UUID] = (), *, work_may_start: bool = True
 ) -> None:
-    """Send jobs_moved once this transaction has committed.
+    """Send jobs_moved once this transaction has committed, and wake the schedulers with it.
 
     look_at         the workflows that may have begun, ended or been reopened by it
     work_may_start  whether the schedulers have something to look for
     """
-    found = frozenset(look_at)
     if work_may_start:
         wake.notify()
+    after_commit(tenant_id, look_at, work_may_start=work_may_start)
+
+
+def after_commit(tenant_id: int, look_at: Iterable[uuid.UUID], *, work_may_start: bool) -> None:
+    """Send jobs_moved once this transaction has committed; at once where there is none."""
+    found = frozenset(look_at)
     transaction.on_commit(
         lambda: jobs_moved.send_robust(
             sender=None, tenant_id=tenant_id, look_at=found, work_may_start=work_may_start

@@ -4,10 +4,11 @@ rows by id."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from jobs import events, moves
+from jobs import events, moves, postgres, sql
 from jobs.models import Artifact, Job, Lease
 from jobs.moves import StaleTransition as StaleTransition  # the exception of these services
 from jobs.moves import Standing
+from jobs.postgres import Succeeded
 from jobs.scheduling import lanes
 from jobs.states import JobState, Reason
 
@@ -45,48 +47,65 @@ class StoredArtifact:
 
 def start(job_pk: int, attempt: int, worker: str) -> Job | None:
     """QUEUED → RUNNING, the lease is `worker`'s. None when this attempt is no longer wanted."""
+    move = postgres.start if sql.is_postgres() else _start
+    tenant_id = move(job_pk, attempt, worker)
+    if tenant_id is None:
+        return None
+    events.after_commit(tenant_id, (), work_may_start=False)
+    rows = Job.objects.across_tenants("the worker that starts it").select_related(*BESIDE)
+    started: Job = rows.only(*WANTED).get(pk=job_pk)
+    return started
+
+
+def _start(job_pk: int, attempt: int, worker: str) -> int | None:
     with transaction.atomic():
         taken = moves.numbered(job_pk)
         if taken is None or not moves.start(job_pk, attempt, worker):
             transaction.set_rollback(True)
             return None
         events.job_moved(taken.event, job_pk)
-        events.nudge(taken.tenant_id, work_may_start=False)
-    rows = Job.objects.across_tenants("the worker that starts it").select_related(*BESIDE)
-    started: Job = rows.only(*WANTED).get(pk=job_pk)
-    return started
+    return taken.tenant_id
 
 
 def succeed(
     job_pk: int,
     attempt: int,
     *,
-    artifacts: Iterable[StoredArtifact],
+    artifacts: Sequence[StoredArtifact],
     summary: dict[str, Any],
     reason: str = "",
     result_key: str = "",
 ) -> bool:
     """RUNNING → SUCCEEDED with its artifacts. False when fenced or cancelled: publish nothing."""
+    move = postgres.succeed if sql.is_postgres() else _succeed
+    with transaction.atomic() if artifacts else contextlib.nullcontext():
+        done = move(job_pk, attempt, summary, reason, result_key)
+        if done is None:
+            return False
+        rows = [
+            Artifact(tenant_id=done.tenant_id, job_id=job_pk, attempt=attempt, **vars(artifact))
+            for artifact in artifacts
+        ]
+        Artifact.objects.bulk_create(rows)
+        events.after_commit(done.tenant_id, [done.over] if done.over else (), work_may_start=True)
+    return True
+
+
+def _succeed(
+    job_pk: int, attempt: int, summary: dict[str, Any], reason: str, result_key: str
+) -> Succeeded | None:
     with transaction.atomic():
         taken = moves.numbered(job_pk)
         branch = taken and moves.succeed(job_pk, attempt, summary, reason, result_key)
         if taken is None or branch is None:
             transaction.set_rollback(True)
-            return False
-        Artifact.objects.bulk_create(
-            [
-                Artifact(
-                    tenant_id=taken.tenant_id, job_id=job_pk, attempt=attempt, **vars(artifact)
-                )
-                for artifact in artifacts
-            ]
-        )
+            return None
         branches = lanes.release_dependents(job_pk) | {branch}
         # it ran, so its tenant holds a user slot, and this transaction holds the tenant
         lanes.raise_heads(taken.tenant_id, branches, holds_slot=True)
         events.job_moved(taken.event, job_pk)
-        events.nudge(taken.tenant_id, moves.over_with(job_pk))
-    return True
+        over = moves.over_with(job_pk)
+    return Succeeded(taken.tenant_id, over[0] if over else None)
 
 
 def fail(job_pk: int, attempt: int, reason: Reason, error: str) -> bool:

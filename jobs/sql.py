@@ -32,6 +32,11 @@ _WORDS = {
 }
 
 
+def is_postgres() -> bool:
+    """Whether this database has functions of its own for the two moves that every job makes."""
+    return connection.vendor == "postgresql"
+
+
 @cache
 def text(statement: str) -> str:
     """`statement` in the words of this database.

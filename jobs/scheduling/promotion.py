@@ -16,10 +16,10 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from jobs import events, sql
-from jobs.models import Maintenance
 from jobs.moves import as_uuid
 from jobs.scheduling import slots, turns
 from jobs.scheduling.plan import Candidate, Holder, Room, plan
+from jobs.scheduling.slots import LeaseHeld
 from jobs.scheduling.turns import NEVER_SERVED, Turns
 from jobs.states import JobState
 
@@ -55,7 +55,6 @@ OF_GROUP = f"""
 """
 MOST_GROUPS = 1000  # members and priorities of one tenant and queue that one pass tells apart
 
-LEASES = "SELECT tenant_id, queue, member FROM jobs_lease"
 PROMOTE = f"""
     UPDATE jobs_job SET state = {JobState.QUEUED:d}, reason = '', attempt = attempt + 1,
         user_slot_id = tenant_id, queued_at = {{now}}, started_at = NULL
@@ -68,7 +67,6 @@ HOLD = """
     VALUES {rows}
 """
 HOLD_ROW = "(%s, %s, %s, %s, %s, %s, 0, '', %s, {later}, {now})"
-SERVED = "UPDATE tenants_tenant SET served_at = {now} WHERE id = %s"
 log = logging.getLogger(__name__)
 
 
@@ -105,16 +103,15 @@ def one_pass() -> list[Promoted]:
 def _in_one_transaction(write: Callable[[list[Decision]], list[Promoted]]) -> list[Promoted]:
     with transaction.atomic():
         slots.take_pass_lock()
-        if Maintenance.objects.exists():
+        bounds = slots.read_bounds()
+        if bounds.maintenance:
             return []
-        queues = slots.queue_states()
-        leases = sql.rows(LEASES)
-        active = {tenant for tenant, _, _ in leases}
-        settled = turns.settle(active, [queue.name for queue in queues if not queue.paused])
-        room = Room(0, {queue.name: queue.free for queue in queues if queue.free})
-        free = slots.free_run_slots() if room.queues else []
-        room.slots = len(free)
-        holders = _holders(settled, leases) if free else []
+        active = {lease.tenant for lease in bounds.leases}
+        open_queues = [queue.name for queue in bounds.queues if not queue.paused]
+        settled = turns.settle(bounds.user_slots, active, open_queues)
+        free = bounds.free_run_slots
+        room = Room(len(free), {queue.name: queue.free for queue in bounds.queues if queue.free})
+        holders = _holders(settled, bounds.leases) if room.queues and free else []
         if not holders:
             return []
         chosen = plan(holders, _candidates(holders, room), room)
@@ -122,11 +119,11 @@ def _in_one_transaction(write: Callable[[list[Decision]], list[Promoted]]) -> li
         return write([Decision(candidate, number) for candidate, number in pairs])
 
 
-def _holders(settled: Turns, leases: list[sql.Row]) -> list[Holder]:
-    held = Counter(tenant for tenant, _, _ in leases)
+def _holders(settled: Turns, leases: list[LeaseHeld]) -> list[Holder]:
+    held = Counter(lease.tenant for lease in leases)
     members: dict[int, Counter[int]] = defaultdict(Counter)
-    for tenant, _, member in leases:
-        members[tenant][member] += 1
+    for lease in leases:
+        members[lease.tenant][lease.member] += 1
     return [
         Holder(
             tenant=tenant.pk,
@@ -206,8 +203,7 @@ def _write_together(decisions: list[Decision]) -> list[Promoted]:
     for each in done:
         by_tenant[each.candidate.tenant].append(each.candidate.job)
     for tenant, jobs in sorted(by_tenant.items()):
-        sql.run(sql.text(SERVED), [tenant])
-        events.jobs_changed(tenant, jobs)
+        events.jobs_changed(tenant, jobs, served=True)
         begun = {as_uuid(moved[job][1]) for job in jobs}
         events.nudge(tenant, begun, work_may_start=False)
     return [

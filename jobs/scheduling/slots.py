@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from django.conf import settings
 from django.db import connection, models, transaction
 from django.db.models import Exists, OuterRef
 
 from jobs import sql
-from jobs.models import Lease, Maintenance, Queue, RunSlot, UserSlot
+from jobs.models import Lease, Maintenance, Queue, RunSlot
+from jobs.models import UserSlot as UserSlotRow
 
 PASS_LOCK = 7391  # one scheduler decides at a time; constraints hold without it
 
-QUEUES = """
-    SELECT q.name, q.capacity, q.paused,
+# everything that bounds the work, in one answer: what kind of row, a name, numbers
+BOUNDS = """
+    SELECT 'maintenance' AS kind, '' AS name, m.id AS a, 0 AS b, 0 AS c, 0 AS d, 0.0 AS age
+    FROM jobs_maintenance m
+    UNION ALL
+    SELECT 'queue', q.name, COALESCE(q.capacity, -1), CASE WHEN q.paused THEN 1 ELSE 0 END,
         (SELECT count(*) FROM jobs_worker w
-         WHERE w.queue = q.name AND w.warm AND NOT w.draining AND w.seen_at >= {later}),
-        (SELECT count(*) FROM jobs_lease l WHERE l.queue = q.name)
+         WHERE w.queue = q.name AND w.warm AND NOT w.draining AND w.seen_at >= {later}), 0, 0.0
     FROM jobs_queue q
+    UNION ALL
+    SELECT 'lease', l.queue, l.tenant_id, l.member, l.run_slot_id, 0, 0.0 FROM jobs_lease l
+    UNION ALL
+    SELECT 'run_slot', '', r.number, 0, 0, 0, 0.0 FROM jobs_runslot r WHERE r.number <= %s
+    UNION ALL
+    SELECT 'user_slot', '', s.number, COALESCE(s.holder_id, 0), 0, 0, COALESCE({held_s}, 0.0)
+    FROM jobs_userslot s
 """
-FREE = """
-    SELECT r.number FROM jobs_runslot r
-    WHERE r.number <= %s AND NOT EXISTS (SELECT 1 FROM jobs_lease l WHERE l.run_slot_id = r.number)
-    ORDER BY r.number
-"""
+
+
+class LeaseHeld(NamedTuple):
+    """A lease as the rules count it."""
+
+    queue: str
+    tenant: int
+    member: int
+    run_slot: int
+
+
+@dataclass
+class UserSlot:
+    """One right to have jobs promoted, and who holds it for how long."""
+
+    number: int
+    holder: int | None
+    held_s: float
+
+    @property
+    def turn_is_over(self) -> bool:
+        """Whether the holder's quantum has passed."""
+        quantum_s = settings.ACTIVE_USER_QUANTUM_S
+        return self.holder is not None and 0 < quantum_s < self.held_s
 
 
 @dataclass(frozen=True)
@@ -43,6 +75,51 @@ class QueueState:
         return 0 if self.paused else max(0, min(self.capacity, self.workers) - self.leases)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Everything that bounds the work, as of one moment."""
+
+    maintenance: bool
+    queues: list[QueueState]
+    leases: list[LeaseHeld]
+    run_slots: list[int]
+    user_slots: list[UserSlot]
+
+    @property
+    def free_run_slots(self) -> list[int]:
+        """The numbers of the run slots that no lease holds."""
+        taken = {lease.run_slot for lease in self.leases}
+        return [number for number in self.run_slots if number not in taken]
+
+
+def read_bounds() -> Bounds:
+    """Everything that bounds the work now."""
+    statement = BOUNDS.replace("{held_s}", sql.age("s.acquired_at"))
+    kinds: dict[str, list[sql.Row]] = defaultdict(list)
+    for kind, *row in sql.rows(sql.text(statement), [-settings.WORKER_TTL_S, settings.MAX_WORKERS]):
+        kinds[kind].append(tuple(row))
+    leases = [
+        LeaseHeld(queue, tenant, member, number)
+        for queue, tenant, member, number, *_ in kinds["lease"]
+    ]
+    held = Counter(lease.queue for lease in leases)
+    return Bounds(
+        maintenance=bool(kinds["maintenance"]),
+        queues=[
+            QueueState(name, _capacity(name, capacity), bool(paused), workers, held[name])
+            for name, capacity, paused, workers, *_ in kinds["queue"]
+        ],
+        leases=leases,
+        run_slots=sorted(number for _, number, *_ in kinds["run_slot"]),
+        user_slots=[
+            UserSlot(number, holder or None, held_s)
+            for _, number, holder, _, _, held_s in sorted(
+                kinds["user_slot"], key=lambda row: row[1]
+            )
+        ],
+    )
+
+
 def take_pass_lock() -> None:
     """Wait for the turn to decide. SQLite has it already: its transactions begin IMMEDIATE."""
     if connection.vendor == "postgresql":
@@ -54,7 +131,7 @@ def seed() -> None:
     with transaction.atomic():
         take_pass_lock()
         _resize(RunSlot, settings.MAX_WORKERS, _taken_run_slots())
-        _resize(UserSlot, settings.MAX_ACTIVE_USERS, _held_user_slots())
+        _resize(UserSlotRow, settings.MAX_ACTIVE_USERS, _held_user_slots())
         for name in settings.QUEUES:
             Queue.objects.get_or_create(name=name)
 
@@ -64,8 +141,8 @@ def _taken_run_slots() -> models.QuerySet[RunSlot]:
     return RunSlot.objects.filter(Exists(leases.filter(run_slot=OuterRef("pk"))))
 
 
-def _held_user_slots() -> models.QuerySet[UserSlot]:
-    return UserSlot.objects.filter(holder__isnull=False)
+def _held_user_slots() -> models.QuerySet[UserSlotRow]:
+    return UserSlotRow.objects.filter(holder__isnull=False)
 
 
 def _resize(model: type[models.Model], wanted: int, taken: models.QuerySet[models.Model]) -> None:
@@ -75,17 +152,8 @@ def _resize(model: type[models.Model], wanted: int, taken: models.QuerySet[model
     rows.filter(pk__gt=wanted).exclude(pk__in=taken.values("pk")).delete()
 
 
-def queue_states() -> list[QueueState]:
-    """Every queue with its capacity, live workers and leases."""
-    found = sql.rows(sql.text(QUEUES), [-settings.WORKER_TTL_S])
-    return [
-        QueueState(name, _capacity(name, capacity), bool(paused), workers, leases)
-        for name, capacity, paused, workers, leases in found
-    ]
-
-
-def _capacity(queue: str, by_operator: int | None) -> int:
-    if by_operator is not None:
+def _capacity(queue: str, by_operator: int) -> int:
+    if by_operator >= 0:
         return by_operator
     if queue == "gpu":
         # at least one slot stays for cpu, so that a mask never waits behind cells; how many
@@ -94,14 +162,19 @@ def _capacity(queue: str, by_operator: int | None) -> int:
     return int(settings.MAX_WORKERS)
 
 
+def queue_states() -> list[QueueState]:
+    """Every queue with its capacity, live workers and leases."""
+    return read_bounds().queues
+
+
 def room_by_queue() -> dict[str, int]:
     """How many more leases fit into each queue."""
-    return {queue.name: queue.free for queue in queue_states()}
+    return {queue.name: queue.free for queue in read_bounds().queues}
 
 
 def free_run_slots() -> list[int]:
     """The numbers of the run slots that no lease holds."""
-    return [number for (number,) in sql.rows(FREE, [settings.MAX_WORKERS])]
+    return read_bounds().free_run_slots
 
 
 def set_maintenance(on: bool, note: str = "") -> None:

@@ -9,14 +9,12 @@ from django.conf import settings
 
 from jobs import sql
 from jobs.scheduling import lanes
+from jobs.scheduling.slots import UserSlot
 from jobs.states import JobState
 
 RETRY_HOLDS_SLOT_S = 30.0
 NEVER_SERVED = 1e12  # seconds ago
 
-SLOTS = """
-    SELECT s.number, s.holder_id, {age} FROM jobs_userslot s ORDER BY s.number
-"""
 TENANTS = """
     SELECT t.id, t.weight, {age}, t.paused FROM tenants_tenant t WHERE t.id IN ({ids})
     ORDER BY t.id {lock}
@@ -50,21 +48,6 @@ class Tenant(NamedTuple):
 
 
 @dataclass
-class UserSlot:
-    """One right to have jobs promoted, and who holds it for how long."""
-
-    number: int
-    holder: int | None
-    held_s: float
-
-    @property
-    def turn_is_over(self) -> bool:
-        """Whether the holder's quantum has passed."""
-        quantum_s = settings.ACTIVE_USER_QUANTUM_S
-        return self.holder is not None and 0 < quantum_s < self.held_s
-
-
-@dataclass
 class Turns:
     """The slot holders after this settlement. `draining`: turn over, and others wait."""
 
@@ -72,16 +55,13 @@ class Turns:
     draining: set[int]
 
 
-def settle(active: set[int], queues: list[str]) -> Turns:
+def settle(slots: list[UserSlot], active: set[int], queues: list[str]) -> Turns:
     """Take slots from tenants with nothing to run, and give them to those in line.
 
+    slots   every user slot; changed with the rows
     active  tenants that hold leases; they keep their slot
     queues  the names of the queues that are not paused
     """
-    slots = [
-        UserSlot(number, holder, held_s or 0.0)
-        for number, holder, held_s in sql.rows(SLOTS.format(age=sql.age("s.acquired_at")))
-    ]
     # the tenants first: a submission of theirs is either seen here or lines up after us
     tenants = _locked([slot.holder for slot in slots if slot.holder is not None])
     _release(slots, active, queues)
