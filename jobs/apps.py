@@ -11,6 +11,7 @@ class JobsConfig(AppConfig):
     name = "jobs"
 
     def ready(self) -> None:
-        from jobs import wiring
+        from jobs import blobs, wiring
 
         wiring.connect()
+        blobs.connect()

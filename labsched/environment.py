@@ -114,7 +114,7 @@ def storages(env: environ.Env, data: Path, *, debug: bool) -> dict[str, Any]:
         "OPTIONS": {"location": str(data)},
     }
     if url := env("STORAGE_URL", default=""):
-        artifacts = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": s3_options(str(url))}
+        artifacts = {"BACKEND": "labsched.s3.RangedS3Storage", "OPTIONS": s3_options(str(url))}
     return {"default": artifacts, "staticfiles": {"BACKEND": static}}
 
 

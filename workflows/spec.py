@@ -154,7 +154,7 @@ def parse_workflow(body: object, check: CheckParams) -> WorkflowSpec:
     fields = _Fields(_object(body))
     name = fields.text("name", most=200, required=True)
     on_failure = fields.choice("on_failure", ("continue", "halt"))
-    fields.boolean("reuse", True)  # results are not reused yet, so both answers are kept
+    reuse = fields.boolean("reuse", True)
     listed = fields.body.get("jobs")
     if listed is not None and not isinstance(listed, list):
         fields.say("jobs", "Give a list of jobs.")
@@ -167,7 +167,7 @@ def parse_workflow(body: object, check: CheckParams) -> WorkflowSpec:
                 ]
             }
         )
-    jobs, faults = _parse_jobs(listed or [], check)
+    jobs, faults = _parse_jobs(listed or [], check, reuse)
     errors: dict[str, Any] = dict(fields.errors)
     if faults:
         errors["jobs"] = faults
@@ -177,13 +177,13 @@ def parse_workflow(body: object, check: CheckParams) -> WorkflowSpec:
 
 
 def _parse_jobs(
-    listed: list[Any], check: CheckParams
+    listed: list[Any], check: CheckParams, reuse: bool
 ) -> tuple[tuple[JobSpec, ...], dict[str, Any]]:
     jobs: list[JobSpec] = []
     faults: dict[str, Any] = {}
     for place, entry in enumerate(listed):
         try:
-            jobs.append(parse_job(entry, check, key_required=True))
+            jobs.append(parse_job(entry, check, key_required=True, reuse=reuse))
         except SpecError as error:
             faults[str(place)] = error.errors
             if len(faults) >= 50:
@@ -199,8 +199,13 @@ def _order(jobs: tuple[JobSpec, ...]) -> tuple[int, ...]:
         raise SpecError({"jobs": [str(error)]}) from error
 
 
-def parse_job(body: object, check: CheckParams, *, key_required: bool = False) -> JobSpec:
-    """One job in `body`. Raises SpecError. A missing job_id is made up unless required."""
+def parse_job(
+    body: object, check: CheckParams, *, key_required: bool = False, reuse: bool = True
+) -> JobSpec:
+    """One job in `body`. Raises SpecError. A missing job_id is made up unless required.
+
+    reuse  what the submission says where the job says nothing; kept in the parameters
+    """
     fields = _Fields(_object(body))
     key = fields.key("job_id")
     if key is None and "job_id" not in fields.errors and key_required:
@@ -217,10 +222,9 @@ def parse_job(body: object, check: CheckParams, *, key_required: bool = False) -
         image_path=image_path,
         slide_id=slide_id,
         depends_on=fields.keys("depends_on"),
-        params=params,
+        params=params if fields.boolean("reuse", reuse) else {"reuse": False, **params},
         priority=fields.integer("priority", 0, *PRIORITIES),
     )
-    fields.boolean("reuse", True)
     if image_path and slide_id:
         fields.say("slide_id", "Give image_path or slide_id, not both.")
     if fields.errors:

@@ -63,7 +63,7 @@ def _bar() -> Progress:
 
 def _run(options: argparse.Namespace, weights: Weights, bar: Progress) -> list[Outcome]:
     key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{options.slide.resolve()}:{weights.sha256}"))
-    tissue = TissueRequest(options.slide, options.out, key, {"mpp": options.mpp})
+    tissue = TissueRequest(options.slide, options.out, key, key, {"mpp": options.mpp})
     cells = CellRequest(
         slide=options.slide,
         out_dir=options.out,

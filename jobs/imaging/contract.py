@@ -69,4 +69,5 @@ class TissueRequest:
     slide: Path
     out_dir: Path
     job_uuid: str
+    result_key: str
     params: Mapping[str, object] = field(default_factory=dict)

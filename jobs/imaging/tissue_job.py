@@ -34,7 +34,7 @@ def find_tissue(request: TissueRequest, *, report: Report) -> Outcome:
             facts["pieces"] = write_tissue(
                 stage.file("tissue.geojson", "tissue_geojson"),
                 found,
-                job_uuid=request.job_uuid,
+                result_key=request.result_key,
                 mm2_per_pixel=facts["mm2_per_pixel"],
             )
             write_facts(stage.file("tissue.json", "tissue_json"), facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.models.blobs import Blob
 from jobs.models.events import Event
 from jobs.models.history import Duration, LearntUntil
 from jobs.models.jobs import Branch, Edge, Job, JobProgress
@@ -10,6 +11,7 @@ from jobs.models.slots import Lease, Maintenance, Queue, RunSlot, UserSlot, Work
 
 __all__ = [
     "Artifact",
+    "Blob",
     "Branch",
     "Duration",
     "Edge",

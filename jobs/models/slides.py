@@ -28,6 +28,10 @@ class Slide(models.Model):
     mpp_source = models.CharField(max_length=20, blank=True)
     error = models.TextField(blank=True, help_text="Why it can not be opened, in a sentence.")
     modified_at = models.DateTimeField(null=True, blank=True, help_text="Of the file, when read.")
+    sha256 = models.CharField(max_length=64, blank=True, help_text="Of all its files.")
+    sha256_stamp = models.CharField(
+        max_length=64, blank=True, help_text="Names, sizes, times and inodes when it was hashed."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     objects = TenantQuerySet.as_manager()
 
@@ -41,7 +45,10 @@ class Slide(models.Model):
 
 
 class Artifact(models.Model):
-    """A stored result file. Only these rows make a file readable."""
+    """A stored result file. Only these rows make a file readable.
+
+    Its bytes are those of the tenant's Blob of this sha256, which other artifacts may share.
+    """
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
     job = models.ForeignKey("jobs.Job", on_delete=models.CASCADE, related_name="artifacts")
@@ -58,6 +65,10 @@ class Artifact(models.Model):
     class Meta:
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["job", "name"], name="artifact_name_once")
+        ]
+        indexes: ClassVar = [
+            # clean-up: is any artifact left of these bytes?
+            models.Index(fields=["sha256"], name="artifact_of_blob")
         ]
 
     def __str__(self) -> str:

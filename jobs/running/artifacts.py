@@ -19,6 +19,7 @@ from pathlib import Path
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, default_storage
 
+from jobs import blobs
 from jobs.imaging.contract import ArtifactFile, Outcome
 from jobs.models import Artifact, Job
 from jobs.services import StoredArtifact
@@ -87,12 +88,7 @@ def _lives(pid: int) -> bool:
 def _clear_earlier(job: Job) -> None:
     """Remove what earlier attempts left, whose worker was killed: a job that runs has no results."""
     for attempt in range(1, job.attempt):
-        folder = attempt_folder(job, attempt)
-        local = local_folder(folder)
-        if local is None:
-            _remove_stored(folder)
-        elif local.exists():
-            _remove(local)
+        _discard(attempt_folder(job, attempt))
 
 
 class Desk:
@@ -166,21 +162,35 @@ def upstream_artifacts(job: Job) -> list[Artifact]:
 
 
 def discard_attempt(job_pk: int, attempt: int) -> None:
-    """Remove the files of an attempt, unless rows name them: then it was published after all."""
+    """Remove the files of an attempt that no row names: those were published after all."""
     job = Job.objects.across_tenants("a worker clears what it left").filter(pk=job_pk).first()
     if job is None:
         return
-    folder = attempt_folder(job, attempt)
+    mine = Artifact.objects.for_tenant(job.tenant).filter(job=job, attempt=attempt)
+    if not mine.exists():
+        _discard(attempt_folder(job, attempt))
+
+
+def _discard(folder: str) -> None:
+    """Remove a folder of the storage, but for the files that other jobs share: those have rows."""
     local = local_folder(folder)
-    if local is not None and not local.exists():
-        return
-    if Artifact.objects.for_tenant(job.tenant).filter(job=job, attempt=attempt).exists():
-        return
-    if local is not None:
+    names = _names_in(folder) if local is None or local.exists() else []
+    kept = blobs.named(f"{folder}/{name}" for name in names)
+    if local is not None and not kept:
         _remove(local)
         _prune(local.parent, levels=2)
-    else:
-        _remove_stored(folder)
+        return
+    for name in names:
+        if f"{folder}/{name}" not in kept:
+            default_storage.delete(f"{folder}/{name}")
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return list(default_storage.listdir(folder)[1])
+    except (OSError, NotImplementedError) as error:
+        log.debug("nothing to clear in %s: %s", folder, error)
+        return []
 
 
 def _prune(folder: Path, *, levels: int) -> None:
@@ -195,13 +205,3 @@ def _remove(entry: Path) -> None:
         shutil.rmtree(entry, ignore_errors=True)
     else:
         entry.unlink(missing_ok=True)
-
-
-def _remove_stored(folder: str) -> None:
-    try:
-        names = default_storage.listdir(folder)[1]
-    except (OSError, NotImplementedError) as error:
-        log.debug("nothing to clear in %s: %s", folder, error)
-        return
-    for name in names:
-        default_storage.delete(f"{folder}/{name}")

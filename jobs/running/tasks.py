@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,12 +14,13 @@ from django.conf import settings
 
 from jobs import services, types
 from jobs.imaging.contract import BadInput, Outcome
-from jobs.models import Artifact, Job
-from jobs.running import endings, resultkey
+from jobs.models import Artifact, Job, Slide
+from jobs.running import endings, resultkey, reuse
 from jobs.running.artifacts import Desk, desk_of, upstream_artifacts
 from jobs.running.child import STARTED
 from jobs.running.persist import persist
 from jobs.running.progress import Reporter, Stopped, StopReason
+from jobs.running.reuse import Result
 from jobs.slides.roots import BadPath, real_path
 from jobs.states import Reason
 from jobs.types.base import JobType, Task
@@ -87,23 +89,32 @@ def _limits(job: Job) -> dict[str, float]:
 def _run_and_publish(
     job: Job, desk: Desk, worker: Worker, keep: Callable[[Callable[[], bool]], bool]
 ) -> bool:
-    """Run the body, store what it made, end the job. True when the artifacts are the job's."""
+    """End the job with an equal one's result, or run the body and store what it made.
+
+    True when the artifacts are the job's.
+    """
     kind = _type_of(job)
     with Reporter(job, kind, beat=worker.beat) as report:
-        outcome = kind.run(_task(job, kind, desk, report.alive), report)
-        stored = desk.store(outcome, beat=report.alive)
-    done = keep(
-        lambda: services.succeed(
-            job.pk,
-            job.attempt,
-            artifacts=stored,
-            summary=dict(outcome.summary),
-            reason=_reason(outcome),
-        )
-    )
+        source = _source(job, kind, report.alive)
+        done = reuse.take(job, source.key, keep)
+        result = _result(job, kind, source, desk, report) if done is None else None
+    if result is not None:
+        done = keep(lambda: reuse.publish(job, result))
     if not done:
         keep(lambda: services.finish_cancel(job.pk, job.attempt))
-    return done
+    return bool(done)
+
+
+def _result(job: Job, kind: JobType, source: Source, desk: Desk, report: Reporter) -> Result:
+    """What the body made, in the storage."""
+    outcome = kind.run(_task(job, source, desk), report)
+    stored = desk.store(outcome, beat=report.alive)
+    reason = _reason(outcome)
+    key = "" if reason else source.key
+    if key and not source.is_unchanged(report.alive):
+        log.warning("%s: the slide changed meanwhile, so its result is never reused", job)
+        key = ""
+    return Result(stored, outcome.summary, reason, key)
 
 
 def _type_of(job: Job) -> JobType:
@@ -140,10 +151,32 @@ def _fail(job: Job, error: Exception, keep: Callable[[Callable[[], bool]], bool]
 # --- what the body is given --------------------------------------------------------------
 
 
-def _task(job: Job, kind: JobType, desk: Desk, beat: Callable[[], None]) -> Task:
-    slide = _slide_path(job) if kind.needs_slide else None
-    given = upstream_artifacts(job) if kind.needs_slide else []
-    if slide is not None:
+@dataclass(frozen=True)
+class Source:
+    """What a job reads: its slide, what upstream jobs left, and the key of what it comes to."""
+
+    row: Slide | None = None
+    slide: Path | None = None
+    given: list[Artifact] = field(default_factory=list)
+    key: str = ""
+
+    def is_unchanged(self, beat: Callable[[], None]) -> bool:
+        """Whether the slide is still the one that the key was made of."""
+        if self.row is None or self.slide is None:
+            return True
+        return resultkey.is_unchanged(self.row, self.slide, beat=beat)
+
+
+def _source(job: Job, kind: JobType, beat: Callable[[], None]) -> Source:
+    if not kind.needs_slide:
+        return Source()
+    slide = _slide_path(job)
+    given = upstream_artifacts(job)
+    return Source(job.slide, slide, given, resultkey.of(job, kind, slide, given, beat=beat))
+
+
+def _task(job: Job, source: Source, desk: Desk) -> Task:
+    if source.slide is not None:
         desk.out.mkdir(parents=True, exist_ok=True)
     return Task(
         job_uuid=str(job.uuid),
@@ -154,10 +187,10 @@ def _task(job: Job, kind: JobType, desk: Desk, beat: Callable[[], None]) -> Task
         attempt=job.attempt,
         params=job.params,
         out_dir=desk.out,
-        slide=slide,
-        slide_name=slide.name if slide else "",
-        result_key=resultkey.of(job, slide, given, beat=beat) if slide else "",
-        upstream=_upstream(given, desk),
+        slide=source.slide,
+        slide_name=source.slide.name if source.slide else "",
+        result_key=source.key,
+        upstream=_upstream(source.given, desk),
     )
 
 

@@ -42,6 +42,11 @@ class JobType:
     run: Callable[[Task, Report], Outcome]
     phase_weights: Mapping[str, float] = field(default_factory=dict)
     title: str = ""
+    uses: tuple[str, ...] = ()
+    """The job types whose results `run` reads where they are upstream."""
+    settle: Callable[[Mapping[str, Any]], Mapping[str, Any]] = field(default=lambda _: {})
+    """What `params` leave open and a worker decides, with the model and the versions of rules: by
+    these, too, results differ. Where a name is one of `params`, this is what it comes to."""
 
     def queue_for(self, params: Mapping[str, Any]) -> str:
         """The queue of one job: `params.queue` where the schema knows it, else the type's own."""

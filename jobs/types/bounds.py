@@ -29,3 +29,11 @@ TIMES: Mapping[str, Mapping[str, Any]] = {
         "only raise the server's own bound.",
     },
 }
+REUSE: Mapping[str, Any] = {
+    "type": "boolean",
+    "default": True,
+    "title": "Reuse",
+    "description": "False computes the result again, though an equal job has it already.",
+}
+NOT_OF_THE_RESULT = frozenset({*TIMES, "reuse", "queue"})
+"""Parameters that change when, where or whether a job computes, but not what."""

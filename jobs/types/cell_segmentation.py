@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
 from jobs.imaging.weights import Weights, find_weights
 from jobs.types.base import JobType, Task
-from jobs.types.bounds import MPP, TIMES
+from jobs.types.bounds import MPP, REUSE, TIMES
 
 if TYPE_CHECKING:
     from jobs.imaging.contract import Outcome, Report
@@ -42,12 +42,27 @@ def run(task: Task, report: Report) -> Outcome:
         workflow_uuid=task.workflow_uuid,
         job_uuid=task.job_uuid,
         job_key=task.job_key,
-        result_key=hashlib.sha256(f"{task.result_key}:{found.sha256}".encode()).hexdigest(),
+        result_key=task.result_key,
         tissue_mask=given.get("tissue_mask"),
         tissue_json=given.get("tissue_json"),
         params=task.params,
     )
     return segment_cells(request, report=report)
+
+
+def settle(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights, the rule of brightness, and what precision and tile size come to here."""
+    from jobs.imaging import network, normalisation
+
+    found = weights()
+    net = network.load(found.path)
+    precision = net.precision_for(params.get("precision"))
+    return {
+        "model": found.sha256,
+        "normalisation": normalisation.RULE,
+        "precision": precision,
+        "tile_size": params.get("tile_size") or net.default_tile(precision),
+    }
 
 
 TYPE = JobType(
@@ -57,6 +72,8 @@ TYPE = JobType(
     phases=tuple(PHASE_WEIGHTS),
     phase_weights=PHASE_WEIGHTS,
     needs_slide=True,
+    uses=("tissue_mask",),
+    settle=settle,
     run=run,
     schema={
         "type": "object",
@@ -65,6 +82,7 @@ TYPE = JobType(
             "mpp": MPP,
             "tissue": {
                 "type": "boolean",
+                "default": True,
                 "title": "Only on tissue",
                 "description": "False computes the background too, which takes longer.",
             },
@@ -72,6 +90,7 @@ TYPE = JobType(
                 "type": "number",
                 "minimum": 0,
                 "maximum": 1e6,
+                "default": 0,
                 "title": "Smallest cell",
                 "description": "Cells below this area (µm²) are left out.",
             },
@@ -88,6 +107,7 @@ TYPE = JobType(
                 "title": "Precision",
                 "description": "fp32 is exact; bf16 is faster where the device has it.",
             },
+            "reuse": REUSE,
             **TIMES,
         },
     },

@@ -114,6 +114,7 @@ TYPE = JobType(
             "fail": {"enum": ["none", "error", "exit", "hang", "oom"]},
             "fail_attempts": {"type": "integer", "minimum": 0},
             "queue": {"enum": ["cpu", "gpu"]},
+            "reuse": {"type": "boolean"},
             "timeout_s": {"type": "number", "exclusiveMinimum": 0, "maximum": 604_800},
             "stall_s": {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400},
         },

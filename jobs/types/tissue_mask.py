@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobs.types.base import JobType, Task
-from jobs.types.bounds import MPP, TIMES
+from jobs.types.bounds import MPP, REUSE, TIMES
 
 if TYPE_CHECKING:
     from jobs.imaging.contract import Outcome, Report
@@ -19,7 +19,11 @@ def run(task: Task, report: Report) -> Outcome:
     if task.slide is None:
         raise BadInput("This job needs a slide. Submit it again with an image_path.")
     request = TissueRequest(
-        slide=task.slide, out_dir=task.out_dir, job_uuid=task.job_uuid, params=task.params
+        slide=task.slide,
+        out_dir=task.out_dir,
+        job_uuid=task.job_uuid,
+        result_key=task.result_key,
+        params=task.params,
     )
     return find_tissue(request, report=report)
 
@@ -41,9 +45,11 @@ TYPE = JobType(
                 "type": "number",
                 "minimum": 0,
                 "maximum": 1e12,
+                "default": 4000,
                 "title": "Smallest piece",
                 "description": "Pieces of tissue below this area (µm²) are left out.",
             },
+            "reuse": REUSE,
             **TIMES,
         },
     },

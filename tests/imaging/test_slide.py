@@ -104,7 +104,7 @@ def test_a_truncated_slide_ends_in_a_sentence_and_no_files(
     path = tmp_path / "cut.svs"
     content = cmu.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
-    request = TissueRequest(path, tmp_path / "out", "J")
+    request = TissueRequest(path, tmp_path / "out", "J", "K")
     with pytest.raises(BadInput, match=r"cut\.svs"):
         find_tissue(request, report=silent)
     assert not list((tmp_path / "out").glob("*"))

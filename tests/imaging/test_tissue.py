@@ -41,7 +41,7 @@ def _blocks(colour: tuple[int, int, int]) -> Pixels:
 
 
 def _find(slide: Path, folder: Path, **params: object) -> tuple[dict, np.ndarray]:
-    outcome = find_tissue(TissueRequest(slide, folder, "J", params), report=silent)
+    outcome = find_tissue(TissueRequest(slide, folder, "J", "K", params), report=silent)
     assert outcome.main == "J_tissue_mask.png"
     names = {artifact.name for artifact in outcome.artifacts}
     assert names == {"J_tissue_mask.png", "tissue.geojson", "tissue.json", "tissue_qc.jpg"}

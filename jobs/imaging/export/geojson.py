@@ -58,7 +58,9 @@ class GeoJsonWriter:
         }
 
 
-def write_tissue(path: Path, tissue: Tissue, *, job_uuid: str, mm2_per_pixel: float | None) -> int:
+def write_tissue(
+    path: Path, tissue: Tissue, *, result_key: str, mm2_per_pixel: float | None
+) -> int:
     """Write the tissue's pieces as one locked annotation each, level-0 pixels; returns how many."""
     pieces = tissue_polygons(tissue)
     per_l0 = mm2_per_pixel and mm2_per_pixel / (tissue.scale[0] * tissue.scale[1])
@@ -75,7 +77,7 @@ def write_tissue(path: Path, tissue: Tissue, *, job_uuid: str, mm2_per_pixel: fl
         features.append(
             {
                 "type": "Feature",
-                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{job_uuid}:tissue:{index}")),
+                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{result_key}:tissue:{index}")),
                 "geometry": shapely.geometry.mapping(piece),
                 "properties": properties,
             }
