@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 from django.conf import settings
 
 from jobs import sql
+from jobs.models import Branch, Job
 from jobs.states import FIRST_TERMINAL, TRANSITIONS, JobState, Reason
+from tenants.models import Tenant
 
 LOCK = """
     SELECT t.id FROM tenants_tenant t JOIN jobs_job j ON j.tenant_id = t.id WHERE j.id = %s {lock}
@@ -36,6 +38,14 @@ START = f"""
 """
 TAKE_LEASE = """
     UPDATE jobs_lease SET worker = %s, expires_at = {later} WHERE job_id = %s AND attempt = %s
+"""
+# what a worker needs of the job that it started; `as_job` reads it
+STARTED = """
+    SELECT j.id, j.uuid, j.tenant_id, j.workflow_id, j.branch_id, j."key", j.job_type, j.slide_id,
+        j.params, j.attempt, t."key", b.name
+    FROM jobs_job j JOIN tenants_tenant t ON t.id = j.tenant_id JOIN jobs_branch b
+        ON b.id = j.branch_id
+    WHERE j.id = %s
 """
 SUCCEED = f"""
     UPDATE jobs_job SET state = {JobState.SUCCEEDED:d}, reason = %s, summary = %s, result_key = %s,
@@ -64,6 +74,12 @@ OVER = f"""
         SELECT 1 FROM jobs_job l
         WHERE l.workflow_id = j.workflow_id AND l.state < {FIRST_TERMINAL:d})
 """
+
+
+WANTED = (
+    *("id", "uuid", "tenant_id", "workflow_id", "branch_id", "key", "job_type", "slide_id"),
+    *("params", "attempt"),
+)
 
 
 class StaleTransition(Exception):
@@ -142,6 +158,26 @@ def start(job_pk: int, attempt: int, worker: str) -> bool:
     if sql.run(sql.text(START), [job_pk, attempt]) != 1:
         return False
     return sql.run(sql.text(TAKE_LEASE), [worker, settings.LEASE_S, job_pk, attempt]) == 1
+
+
+def started(job_pk: int) -> Job:
+    """The job as its worker needs it."""
+    (row,) = sql.rows(STARTED, [job_pk])
+    return as_job(row)
+
+
+def as_job(row: sql.Row) -> Job:
+    """The job in a row of STARTED, with its tenant and branch; other fields load when asked for."""
+    *values, tenant_key, branch_name = row
+    found = dict(zip(WANTED, values, strict=True))
+    for name in ("uuid", "workflow_id"):
+        found[name] = as_uuid(found[name])
+    found["params"] = json.loads(found["params"])
+    names = [field.attname for field in Job._meta.concrete_fields if field.attname in found]
+    job = Job.from_db("default", names, [found[name] for name in names])
+    job.tenant = Tenant.from_db("default", ["id", "key"], [job.tenant_id, tenant_key])
+    job.branch = Branch.from_db("default", ["id", "name"], [job.branch_id, branch_name])
+    return job
 
 
 def succeed(

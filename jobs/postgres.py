@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from django.conf import settings
 
 from jobs import sql
+from jobs.models import Job
+from jobs.moves import as_job
 
 
 class Succeeded(NamedTuple):
@@ -22,11 +24,11 @@ class Succeeded(NamedTuple):
     over: uuid.UUID | None
 
 
-def start(job_pk: int, attempt: int, worker: str) -> int | None:
-    """QUEUED → RUNNING with lease and event. The tenant's id; None when fenced."""
+def start(job_pk: int, attempt: int, worker: str) -> Job | None:
+    """QUEUED → RUNNING with lease and event. None when fenced."""
     values = [job_pk, attempt, worker, settings.LEASE_S]
-    ((tenant_id,),) = sql.rows("SELECT labsched_start(%s, %s, %s, %s)", values)
-    return None if tenant_id is None else int(tenant_id)
+    found = sql.rows("SELECT * FROM labsched_start(%s, %s, %s, %s)", values)
+    return as_job(found[0]) if found else None
 
 
 def succeed(

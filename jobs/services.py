@@ -25,13 +25,6 @@ from jobs.postgres import Succeeded
 from jobs.scheduling import lanes
 from jobs.states import JobState, Reason
 
-# what a worker reads of the job that it starts: a narrow read costs half a wide one
-BESIDE = ("branch", "tenant")
-WANTED = (
-    *("uuid", "tenant_id", "workflow_id", "slide_id", "key", "job_type", "params", "attempt"),
-    *("tenant__key", "branch__name"),
-)
-
 
 @dataclass(frozen=True)
 class StoredArtifact:
@@ -48,23 +41,20 @@ class StoredArtifact:
 def start(job_pk: int, attempt: int, worker: str) -> Job | None:
     """QUEUED → RUNNING, the lease is `worker`'s. None when this attempt is no longer wanted."""
     move = postgres.start if sql.is_postgres() else _start
-    tenant_id = move(job_pk, attempt, worker)
-    if tenant_id is None:
-        return None
-    events.after_commit(tenant_id, (), work_may_start=False)
-    rows = Job.objects.across_tenants("the worker that starts it").select_related(*BESIDE)
-    started: Job = rows.only(*WANTED).get(pk=job_pk)
-    return started
+    job = move(job_pk, attempt, worker)
+    if job is not None:
+        events.after_commit(job.tenant_id, (), work_may_start=False)
+    return job
 
 
-def _start(job_pk: int, attempt: int, worker: str) -> int | None:
+def _start(job_pk: int, attempt: int, worker: str) -> Job | None:
     with transaction.atomic():
         taken = moves.numbered(job_pk)
         if taken is None or not moves.start(job_pk, attempt, worker):
             transaction.set_rollback(True)
             return None
         events.job_moved(taken.event, job_pk)
-    return taken.tenant_id
+        return moves.started(job_pk)
 
 
 def succeed(

@@ -1,16 +1,37 @@
-"""What a move of a job sets off inside this app."""
+"""What a move of a job, and a sweep of a scheduler, set off inside this app."""
 
 from __future__ import annotations
 
+import logging
+import time
+
+from django.db import DatabaseError
+
+from jobs.scheduling import estimate
 from jobs.scheduling.wake import wake
-from jobs.signals import jobs_moved
+from jobs.signals import jobs_moved, swept
+
+LEARN_EVERY_S = 15.0
+log = logging.getLogger(__name__)
+_learnt = {"at": time.monotonic()}  # the first lesson comes after a while: a start is busy enough
 
 
 def connect() -> None:
-    """Wake the schedulers after every move that may let work start."""
+    """Wake the schedulers after every move that may let work start; learn from what ended."""
     jobs_moved.connect(_wake, dispatch_uid="jobs.wake")
+    swept.connect(_learn, dispatch_uid="jobs.learn")
 
 
 def _wake(*, work_may_start: bool, **_: object) -> None:
     if work_may_start:
         wake()
+
+
+def _learn(**_: object) -> None:
+    if time.monotonic() - _learnt["at"] < LEARN_EVERY_S:
+        return
+    _learnt["at"] = time.monotonic()
+    try:
+        estimate.learn()
+    except DatabaseError as error:
+        log.warning("nothing is learnt about how long jobs take: %s", error)

@@ -33,19 +33,28 @@ LOCK = """
 START = f"""
 CREATE OR REPLACE FUNCTION labsched_start(
     p_job bigint, p_attempt integer, p_worker text, p_lease_s double precision
-) RETURNS bigint LANGUAGE plpgsql AS $body$
+) RETURNS TABLE (
+    job bigint, uuid uuid, tenant bigint, workflow uuid, branch bigint, job_key varchar,
+    job_type varchar, slide bigint, params jsonb, attempt integer, tenant_key varchar,
+    branch_name varchar
+) LANGUAGE plpgsql AS $body$
+#variable_conflict use_column
 DECLARE v_tenant bigint; v_seq bigint;
 BEGIN
     {LOCK}
     UPDATE jobs_job SET state = 4, reason = '', error = '', started_at = clock_timestamp()
         WHERE id = p_job AND state = 3 AND attempt = p_attempt;
-    IF NOT FOUND THEN RETURN NULL; END IF;
+    IF NOT FOUND THEN RETURN; END IF;
     UPDATE jobs_lease SET worker = p_worker,
         expires_at = clock_timestamp() + p_lease_s * interval '1 second'
         WHERE job_id = p_job AND attempt = p_attempt;
     IF NOT FOUND THEN RAISE EXCEPTION 'job % is QUEUED without a lease', p_job; END IF;
     {TELL}
-    RETURN v_tenant;
+    RETURN QUERY SELECT j.id, j.uuid, j.tenant_id, j.workflow_id, j.branch_id, j.key, j.job_type,
+            j.slide_id, j.params, j.attempt, t.key, b.name
+        FROM jobs_job j JOIN tenants_tenant t ON t.id = j.tenant_id
+            JOIN jobs_branch b ON b.id = j.branch_id
+        WHERE j.id = p_job;
 END $body$
 """
 
@@ -53,6 +62,7 @@ SUCCEED = f"""
 CREATE OR REPLACE FUNCTION labsched_succeed(
     p_job bigint, p_attempt integer, p_summary jsonb, p_reason text, p_result_key text
 ) RETURNS TABLE (tenant bigint, over_workflow uuid) LANGUAGE plpgsql AS $body$
+#variable_conflict use_column
 DECLARE v_tenant bigint; v_seq bigint; v_branch bigint; v_branches bigint[];
 BEGIN
     {LOCK}

@@ -199,10 +199,12 @@ def _write_together(decisions: list[Decision]) -> list[Promoted]:
     moved = {pk: (attempt, workflow) for pk, attempt, workflow in sql.rows(statement, ids)}
     done = [each for each in decisions if each.candidate.job in moved]
     _hold(done, {pk: attempt for pk, (attempt, _) in moved.items()})
-    by_tenant: dict[int, list[int]] = defaultdict(list)
+    by_tenant: dict[int, list[int]] = {}
     for each in done:
-        by_tenant[each.candidate.tenant].append(each.candidate.job)
-    for tenant, jobs in sorted(by_tenant.items()):
+        tenant = each.candidate.tenant
+        # in the order of each one's last job, which is the order in which they were served (R5)
+        by_tenant[tenant] = [*by_tenant.pop(tenant, []), each.candidate.job]
+    for tenant, jobs in by_tenant.items():
         events.jobs_changed(tenant, jobs, served=True)
         begun = {as_uuid(moved[job][1]) for job in jobs}
         events.nudge(tenant, begun, work_may_start=False)
