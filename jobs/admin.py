@@ -11,18 +11,23 @@ from django.http import HttpRequest
 from jobs import retrying, services
 from jobs.models import (
     Artifact,
+    Blob,
     Branch,
+    Duration,
     Edge,
     Event,
     Job,
     JobProgress,
+    LearntUntil,
     Lease,
+    Maintenance,
     Queue,
     RunSlot,
     Slide,
     UserSlot,
     Worker,
 )
+from jobs.scheduling import slots
 from jobs.scheduling.lanes import set_paused as set_lane_paused
 from jobs.scheduling.wake import wake
 from tenants.readonly import ReadOnlyAdmin
@@ -103,6 +108,18 @@ class QueueAdmin(Pausable):
     list_display = ["name", "capacity", "paused"]
     fields = ["name", "capacity", "paused"]
     readonly_fields = ["name", "paused"]
+    actions = ["pause", "resume", "begin_maintenance", "end_maintenance"]
+
+    @admin.action(description="Begin maintenance: promote nothing, on any queue")
+    def begin_maintenance(self, request: HttpRequest, rows: Any) -> None:
+        slots.set_maintenance(True)
+        messages.warning(request, "Maintenance: what runs goes on, nothing new starts.")
+
+    @admin.action(description="End maintenance")
+    def end_maintenance(self, request: HttpRequest, rows: Any) -> None:
+        slots.set_maintenance(False)
+        wake()
+        messages.success(request, "Maintenance is over.")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return bool(request.user.is_active and request.user.is_staff)
@@ -190,4 +207,20 @@ class JobProgressAdmin(ReadOnlyAdmin):
     list_select_related = ["job"]
 
 
-admin.site.register(RunSlot, ReadOnlyAdmin)
+@admin.register(Blob)
+class BlobAdmin(ReadOnlyAdmin):
+    """Stored bytes, counted once however many artifacts share them."""
+
+    list_display = ["sha256", "tenant", "size", "created_at", "loose_at", "doomed_at"]
+    list_select_related = ["tenant"]
+    search_fields = ["sha256", "tenant__key"]
+
+
+@admin.register(Duration)
+class DurationAdmin(ReadOnlyAdmin):
+    """What was learnt about how long jobs take."""
+
+    list_display = ["job_type", "model", "device", "phase", "per_tile"]
+
+
+admin.site.register([RunSlot, Maintenance, LearntUntil], ReadOnlyAdmin)

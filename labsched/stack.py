@@ -49,6 +49,7 @@ def web_command(port: int) -> list[str]:
         *(sys.executable, "-m", "uvicorn", "labsched.asgi:application"),
         *("--host", HOST, "--port", str(port), "--no-access-log", "--log-level", "warning"),
         *("--lifespan", "off", "--timeout-graceful-shutdown", str(WEB_GRACE_S)),
+        "--no-proxy-headers",  # X-Forwarded-For is believed by TRUSTED_PROXIES alone
     ]
 
 

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 
 from tenants.readonly import ReadOnlyAdmin
 from workflows import submission
-from workflows.models import Workflow
+from workflows.models import KeptKey, Workflow
 
 
 @admin.register(Workflow)
@@ -44,3 +44,11 @@ class WorkflowAdmin(ReadOnlyAdmin):
             else:
                 self.log_change(request, workflow, done)
                 messages.success(request, f"{workflow.name}: {done}.")
+
+
+@admin.register(KeptKey)
+class KeptKeyAdmin(ReadOnlyAdmin):
+    """Idempotency keys of the last day."""
+
+    list_display = ["key", "tenant", "made", "at"]
+    list_select_related = ["tenant"]

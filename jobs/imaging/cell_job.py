@@ -67,7 +67,9 @@ def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
         made = stage.staged()
         write_manifest(stage.file("manifest.json", "manifest"), facts, made)
         artifacts = stage.publish()
-    return Outcome(artifacts, f"{request.job_uuid}_cells.jsonl", _summary(counts, plan, slide))
+    return Outcome(
+        artifacts, f"{request.job_uuid}_cells.jsonl", _summary(counts, plan, slide, request)
+    )
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,11 @@ def _counts(
     }
 
 
-def _summary(counts: Facts, plan: Plan, slide: Slide) -> dict[str, float | int | str]:
+def _summary(
+    counts: Facts, plan: Plan, slide: Slide, request: CellRequest
+) -> dict[str, float | int | str]:
     size = cell_pixel_size(slide)
+    model = describe(request.model, request.model_source)
     told = {name: counts[name] for name in counts if name != "method"}
     per_mm2 = counts["cells"] / counts["tissue_mm2"] if counts["tissue_mm2"] else 0.0
     return told | {
@@ -192,7 +197,8 @@ def _summary(counts: Facts, plan: Plan, slide: Slide) -> dict[str, float | int |
         "mpp": size[0],
         "mpp_source": slide.mpp_source,
         "precision": plan.precision,
-        "device": plan.network.device.type,
+        "device": network.describe_device()["device"],
+        "model": f"{model.name} {model.version}",
         "upsampled": int(plan.plane.geometry.upsampled),
     }
 

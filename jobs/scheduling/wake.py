@@ -20,7 +20,8 @@ from redis.retry import Retry
 
 KEY = "labsched:wake"
 CHANNEL = "labsched_wake"
-SOCKET_TIMEOUT_S = 5.0  # above the longest wait for a wake, because that blocks on the socket
+ANSWER_S = 0.5  # a Redis that hangs must not hold up a request or a worker
+MUTE_S = 1.0  # how long one that did is not asked again: the sweep comes as often
 MANY = 100
 LISTEN_S = 1.0  # one wait for a wake, after which a listener looks whether it is to end
 AGAIN_S = 1.0
@@ -30,10 +31,20 @@ log = logging.getLogger(__name__)
 @cache
 def client() -> redis.Redis:
     """The process's own connection pool; short timeouts, so that a dead Redis delays nobody."""
+    return _connect(ANSWER_S)
+
+
+@cache
+def _listening() -> redis.Redis:
+    """The same for the wait, which blocks on the socket."""
+    return _connect(LISTEN_S + ANSWER_S)
+
+
+def _connect(answer_s: float) -> redis.Redis:
     return redis.Redis.from_url(
         settings.REDIS_URL,
-        socket_connect_timeout=1,
-        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=ANSWER_S,
+        socket_timeout=answer_s,
         retry=Retry(NoBackoff(), 0),  # the default tries a refused command for 8 s
     )
 
@@ -45,12 +56,18 @@ def notify() -> None:
             cursor.execute(f"NOTIFY {CHANNEL}")
 
 
+_mute = {"until": 0.0}
+
+
 def wake() -> None:
     """Ask for a pass now. Never raises: the sweep comes anyway."""
+    if time.monotonic() < _mute["until"]:
+        return
     try:
         if int(client().lpush(KEY, b"1")) > MANY:  # type: ignore[arg-type]
             client().ltrim(KEY, 0, 0)  # nobody listens; one wake is as good as many
     except redis.RedisError as error:
+        _mute["until"] = time.monotonic() + MUTE_S
         log.warning("no wake-up was sent, the next sweep finds the work: %s", error)
 
 
@@ -86,7 +103,7 @@ class Alarm:
     def _hear_redis(self) -> None:
         while not self._closed:
             try:
-                if client().blpop([KEY], timeout=LISTEN_S):
+                if _listening().blpop([KEY], timeout=LISTEN_S):
                     self._rung.set()
                     client().delete(KEY)  # they all ask for the same pass
             except redis.RedisError as error:

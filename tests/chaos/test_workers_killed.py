@@ -24,12 +24,18 @@ def long_job(stack: Stack, ann: Client, **params: object) -> Row:
 
 
 def finished_once(stack: Stack, ann: Client, made: Row, *, attempts: int) -> Row:
-    """The workflow succeeded, `long` by its last attempt, and no body ran to its end twice."""
+    """The workflow succeeded, `long` by its last attempt, and no body ran to its end twice.
+
+    attempts  that it took at least: a promotion to a worker that died unnoticed is withdrawn and
+              counts as one more, when the machine is slow to start the next worker
+    """
     over = ann.wait(made["id"], timeout_s=60)
     assert states(over) == {"long": "SUCCEEDED", "next": "SUCCEEDED"}
-    assert by_key(over)["long"]["attempt"] == attempts
-    good = [span.key for span in stack.spans(ann) if span.ok and span.attempt >= attempts]
-    assert good.count("long") == 1
+    last = by_key(over)["long"]["attempt"]
+    assert last >= attempts
+    good = [span.attempt for span in stack.spans(ann) if span.ok and span.key == "long"]
+    assert good[-1] == last
+    assert len([attempt for attempt in good if attempt >= attempts]) == 1
     return over
 
 

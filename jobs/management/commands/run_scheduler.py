@@ -10,8 +10,9 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
+from jobs import blobs
 from jobs.running.persist import reconnect
 from jobs.scheduling import slots
 from jobs.scheduling.sweep import round_of_work, sweep, tidy
@@ -19,6 +20,8 @@ from jobs.scheduling.wake import Alarm
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 TIDY_EVERY_S = 300.0
+COLLECT_EVERY_S = 60.0
+COLLECTED_AT_ONCE = 100
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +57,7 @@ class Scheduler:
         # taken by a thread of its own: a handler could ring while this thread holds the bell
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         threading.Thread(target=self._await_stop, name="stop", daemon=True).start()
+        threading.Thread(target=self._collect, name="collect", daemon=True).start()
         self.alarm.start()
         log.info(
             "scheduler started: %s workers, %s active users at most",
@@ -81,6 +85,17 @@ class Scheduler:
         if now >= self._tidy_due:
             self._tidy_due = now + TIDY_EVERY_S
             tidy()
+
+    def _collect(self) -> None:
+        """Remove stored bytes that nobody needs, away from the passes: a storage may be slow."""
+        while not self.stopping:
+            time.sleep(COLLECT_EVERY_S)
+            try:
+                blobs.collect(most=COLLECTED_AT_ONCE)
+            except Exception:  # bytes that stay a while longer are no reason to stop scheduling
+                log.exception("stored bytes that nobody needs are left for the next time")
+            finally:
+                connection.close()
 
     def _await_stop(self) -> None:
         signal.sigwait(STOP_SIGNALS)
