@@ -8,7 +8,7 @@ from bench.peers.base import CHAIN, WIDE
 from bench.scheduling_figures import Report, Row, middle, ratio, rounded
 
 WIDE_TO_RQ, WIDE_TO_RQ_AIM, WIDE_TO_PROCRASTINATE, CHAIN_TO_RQ = 0.6, 0.8, 1.5, 0.25
-DECISION, GROWTH = 100.0, 1.3
+DECISION, DECISION_PENDING, GROWTH = 100.0, 100_000, 1.3
 START_P50_MS, START_P99_MS, START_TO_RQ = 15.0, 60.0, 4.0
 CHILD_S, HOST_S, GAP_S = 1.0, 2.0, 3.0
 
@@ -60,6 +60,8 @@ def _to(report: Report, row: Row, peer: str) -> float | None:
 
 def _decision(report: Report) -> Iterator[Row]:
     for theirs in report.find("decision", peer="procrastinate"):
+        if theirs["pending"] < DECISION_PENDING:
+            continue  # the bound speaks of much that waits
         for row in report.find("decision", peer="labsched", pending=theirs["pending"]):
             value = ratio(theirs["decision_cpu_ms"], row["decision_cpu_ms"])
             name = f"saturated decision, {row['pending']} pending, {row['engine']}: CPU cheaper"
