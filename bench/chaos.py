@@ -32,11 +32,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from rich.console import Console  # noqa: E402
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
-from rich.table import Table  # noqa: E402
 
 from bench.chaos_bodies import Evidence  # noqa: E402
-from bench.chaos_verdict import VIOLATIONS, Verdict, judge  # noqa: E402
+from bench.chaos_telling import Bar, bar_of, tell  # noqa: E402
+from bench.chaos_verdict import judge  # noqa: E402
 
 if TYPE_CHECKING:
     from bench.chaos_faults import Faults
@@ -51,7 +50,6 @@ ENOUGH = 8  # jobs of a tenant under way
 TICK_S = 0.2
 BACKLOG_EVERY_S = 0.6
 LATE_WORDS_S = 4.0  # a woken zombie's, after everything drained
-SAY_EVERY_S = 15.0  # where no terminal shows a bar
 LIMITS = {"MAX_WORKERS": 4, "MAX_ACTIVE_USERS": 3}
 SETTINGS = {
     **LIMITS,
@@ -76,7 +74,7 @@ def main() -> int:
     verdict = judge(evidence)
     for finding in verdict.findings:
         told.print(finding, style="red", highlight=False, soft_wrap=True)
-    _print(verdict, about, as_json=options.json)
+    tell(verdict, about, as_json=options.json)
     return 0 if verdict.clean else 1
 
 
@@ -218,7 +216,7 @@ class Run:
 
         for person in self.people:
             person.start()
-        with _bar(self.told, self.options.minutes * 60) as show:
+        with bar_of(self.told, self.options.minutes * 60) as show:
             self._harm(show)
             for person in self.people:
                 person.stop()
@@ -291,51 +289,10 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-# --- for people --------------------------------------------------------------------------
-
-
-class Bar:
-    """How far the run is: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, told: Console, bar: Progress, total_s: float) -> None:
-        self.told = told
-        self.bar = bar
-        self.total_s = total_s
-        self.task = bar.add_task("", total=total_s)
-        self._say_due = 0.0
-
-    def __call__(self, gone_s: float, words: str) -> None:
-        self.bar.update(self.task, completed=gone_s, description=words)
-        if not self.told.is_terminal and time.monotonic() >= self._say_due:
-            self._say_due = time.monotonic() + SAY_EVERY_S
-            self.told.print(
-                f"{gone_s:5.0f} of {self.total_s:.0f} s: {words}", highlight=False, soft_wrap=True
-            )
-
-
-@contextlib.contextmanager
-def _bar(told: Console, total_s: float) -> Iterator[Bar]:
-    columns = (BarColumn(20), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=told, disable=not told.is_terminal) as bar:
-        yield Bar(told, bar, total_s)
-
-
 def _kept(path: Path) -> tuple[Evidence, dict[str, Any]]:
     kept = json.loads(path.read_text())
     about: dict[str, Any] = kept.pop("about")
     return Evidence(**kept), about
-
-
-def _print(verdict: Verdict, about: dict[str, Any], *, as_json: bool) -> None:
-    row = {"bench": "chaos", **about, **verdict.figures, **verdict.counts}
-    if as_json:
-        sys.stdout.write(json.dumps(row) + "\n")
-        return
-    table = Table("figure", "value", title="chaos")
-    for name, value in row.items():
-        bad = name in VIOLATIONS and value
-        table.add_row(name, str(value), style="red" if bad else None)
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -19,21 +19,19 @@ Everything here runs in the main thread: children are tied to the thread that st
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import random
-import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
-import redis
 
+from bench.chaos_processes import family_of, frozen, is_gone, parts_of, send, wait_until
+from bench.chaos_redis import Wire
 from bench.chaos_rows import Held, held_by_pid
 from tests.processes import Process
 from tests.stack import Stack
@@ -41,7 +39,6 @@ from tests.stack import Stack
 Row = dict[str, Any]
 Leases = dict[int, list[Held]]
 
-FELT_S = 1.0  # how long a signal may take to be felt
 WRITE_LOCK_S = 0.3
 FREEZE_TRIES = 20
 MOST_STOPS = 2  # at once; the others have to be able to go on
@@ -53,7 +50,6 @@ CHASE = 0.6  # of the stops past a lease: woken as soon as a successor runs
 CHASE_S = 12.0
 KILLS = {"scheduler": 2, "parent": 3, "child": 3, "worker": 2}
 STOPS = {"scheduler": 2, "parent": 3, "child": 2, "worker": 4}
-REDIS = ("killed", "emptied", "killed", "emptied", "stopped")  # in turn
 
 
 @dataclass(frozen=True)
@@ -95,16 +91,14 @@ class Faults:
     deaths: list[str] = field(default_factory=list)  # processes that ended by themselves
     _stops: list[Stop] = field(default_factory=list)
     _respawn_at: dict[str, float] = field(default_factory=dict)
-    _redis_back: Callable[[], None] | None = None
-    _redis_back_at: float = 0.0
-    _redis_faults: Iterator[str] = field(default_factory=lambda: itertools.cycle(REDIS))
 
     def __post_init__(self) -> None:
+        self.wire = Wire(self.stack, self.rng, self.history)
         now = time.monotonic()
         self._due = {
             self._kill: now + self._in(self.pace.kill_s),
             self._stop: now + self._in(self.pace.stop_s),
-            self._lose_redis: now + self._in(self.pace.redis_s),
+            self.wire.lose: now + self._in(self.pace.redis_s),
         }
         self._every = dict(
             zip(self._due, (self.pace.kill_s, self.pace.stop_s, self.pace.redis_s), strict=True)
@@ -133,16 +127,14 @@ class Faults:
                 self._chase(stop, leases, now)
             if now >= stop.wake_at:
                 self._wake(stop)
-        if self._redis_back is not None and now >= self._redis_back_at:
-            back, self._redis_back = self._redis_back, None
-            back()
+        self.wire.mend(now)
         self._start_again(now)
 
     def end(self) -> None:
         """Wake everybody and bring Redis back: from here on the stack is left alone."""
         for stop in list(self._stops):
             self._wake(stop)
-        self._redis_back_at = 0.0
+        self.wire.end()
         self._respawn_at = dict.fromkeys(self._respawn_at, 0.0)
         self.mend({})
 
@@ -150,11 +142,11 @@ class Faults:
 
     def _names(self, prefix: str) -> list[str]:
         """Processes of a kind that live and are not frozen."""
-        frozen = {stop.entry["name"] for stop in self._stops}
+        standing = {stop.entry["name"] for stop in self._stops}
         return [
             name
             for name, process in self.stack.processes.items()
-            if name.startswith(prefix) and process.alive and name not in frozen
+            if name.startswith(prefix) and process.alive and name not in standing
         ]
 
     def _victim(
@@ -187,18 +179,18 @@ class Faults:
 
     def _killed(self, target: str, process: Process, *, must_hold: bool) -> bool:
         """Kill it, unless it must hold a lease and does not."""
-        parent, children = _family(process)
+        parent, children = family_of(process)
         if target == "child" and not children:
             target = "parent"
         family = [parent, *children]
-        with _frozen(family):
+        with frozen(family):
             held = [each.plain for each in held_by_pid().get(process.pid, []) if _valid(each)]
             if must_hold and not held:
                 return False
-            dying = _parts(target, parent, children)
-            _signal(dying, signal.SIGKILL)
+            dying = parts_of(target, parent, children)
+            send(dying, signal.SIGKILL)
             # a parent takes its child along, a moment later: frozen, it writes nothing in between
-            _wait_until(lambda: all(map(_is_gone, dying if target == "child" else family)))
+            wait_until(lambda: all(map(is_gone, dying if target == "child" else family)))
             at = time.monotonic()
         self.history.append(
             {"what": "kill", "target": target, "name": process.name, "at": at, "held": held}
@@ -239,13 +231,13 @@ class Faults:
         if chosen is None:
             return
         target, process = chosen
-        parent, children = _family(process)
-        frozen = _parts(target, parent, children)
-        if not frozen or not self._freeze(frozen):
+        parent, children = family_of(process)
+        hit = parts_of(target, parent, children)
+        if not hit or not self._freeze(hit):
             return
         now = time.monotonic()
         entry: Row = {"what": "stop", "target": target, "name": process.name, "at": now, "held": []}
-        stop = Stop(entry, frozen, wake_at=now, parent=process.pid)
+        stop = Stop(entry, hit, wake_at=now, parent=process.pid)
         self._note_held(stop, held_by_pid())
         stop.wake_at = now + self._length_s(stop)
         self._stops.append(stop)
@@ -271,10 +263,10 @@ class Faults:
     def _freeze(self, processes: Sequence[psutil.Process]) -> bool:
         """Freeze them at a moment when others can still write. False when none was found."""
         for _ in range(FREEZE_TRIES):
-            _signal(processes, signal.SIGSTOP)
+            send(processes, signal.SIGSTOP)
             if self._others_can_write():
                 return True
-            _signal(processes, signal.SIGCONT)
+            send(processes, signal.SIGCONT)
             time.sleep(self.rng.uniform(0.01, 0.1))
         return False
 
@@ -301,112 +293,10 @@ class Faults:
 
     def _wake(self, stop: Stop) -> None:
         self._stops.remove(stop)
-        died = any(map(_is_gone, stop.frozen))  # its parent had seen no beat for stall_s
-        _signal(stop.frozen, signal.SIGCONT)
+        died = any(map(is_gone, stop.frozen))  # its parent had seen no beat for stall_s
+        send(stop.frozen, signal.SIGCONT)
         self.history.append({**stop.entry, "until": time.monotonic(), "died": died})
-
-    # --- Redis ---------------------------------------------------------------------------
-
-    def _lose_redis(self, _leases: Leases) -> None:
-        if self._redis_back is not None:
-            return
-        how = next(self._redis_faults)
-        began = time.monotonic()
-
-        def note() -> None:
-            self.history.append(
-                {"what": "redis", "how": how, "at": began, "until": time.monotonic()}
-            )
-
-        {"emptied": self._empty, "killed": self._kill_redis, "stopped": self._stop_redis}[how](note)
-
-    def _empty(self, note: Callable[[], None]) -> None:
-        with contextlib.suppress(redis.RedisError), self.stack.redis() as wire:
-            wire.flushall()
-            note()
-
-    def _kill_redis(self, note: Callable[[], None]) -> None:
-        self.stack.processes["redis"].kill()
-        shutil.rmtree(self.stack.data / "redis", ignore_errors=True)
-
-        def back() -> None:
-            self.stack.start_redis()
-            note()
-
-        self._redis_back, self._redis_back_at = back, time.monotonic() + self.rng.uniform(0, 3)
-
-    def _stop_redis(self, note: Callable[[], None]) -> None:
-        process = self.stack.processes["redis"]
-        process.send(signal.SIGSTOP)
-
-        def back() -> None:
-            process.send(signal.SIGCONT)
-            note()
-
-        self._redis_back, self._redis_back_at = back, time.monotonic() + self.rng.uniform(1, 6)
 
 
 def _valid(held: Held) -> bool:
     return held.expires > time.monotonic()
-
-
-def _family(process: Process) -> tuple[psutil.Process, list[psutil.Process]]:
-    """A process and the children that do its work, without the helper of multiprocessing."""
-    workers = [child for child in process.descendants() if "resource_tracker" not in _line(child)]
-    return psutil.Process(process.pid), workers
-
-
-def _line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def _parts(
-    target: str, parent: psutil.Process, children: Sequence[psutil.Process]
-) -> list[psutil.Process]:
-    """Who of a family a fault hits."""
-    if target == "child":
-        return list(children)
-    return [parent, *children] if target == "worker" else [parent]
-
-
-@contextlib.contextmanager
-def _frozen(processes: Sequence[psutil.Process]) -> Iterator[None]:
-    """Nothing of these runs inside the block; who is left of them goes on afterwards."""
-    _signal(processes, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        _signal(processes, signal.SIGCONT)
-
-
-def _signal(processes: Sequence[psutil.Process], number: int) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
-    if number == signal.SIGSTOP:
-        _wait_until(lambda: all(map(_stands_still, processes)))
-
-
-def _wait_until(look: Callable[[], bool]) -> None:
-    """Signals take a moment to be felt."""
-    deadline = time.monotonic() + FELT_S
-    while not look() and time.monotonic() < deadline:
-        time.sleep(0.001)
-
-
-def _stands_still(process: psutil.Process) -> bool:
-    return _is_gone(process) or _status(process) == psutil.STATUS_STOPPED
-
-
-def _is_gone(process: psutil.Process) -> bool:
-    return _status(process) in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-
-
-def _status(process: psutil.Process) -> str:
-    try:
-        return str(process.status())
-    except psutil.NoSuchProcess:
-        return psutil.STATUS_DEAD
