@@ -8,7 +8,7 @@ import time
 from django.db import DatabaseError
 
 from jobs.scheduling import estimate
-from jobs.scheduling.wake import wake
+from jobs.scheduling.wake import by_database, wake
 from jobs.signals import jobs_moved, swept
 
 LEARN_EVERY_S = 15.0
@@ -23,7 +23,7 @@ def connect() -> None:
 
 
 def _wake(*, work_may_start: bool, **_: object) -> None:
-    if work_may_start:
+    if work_may_start and not by_database():
         wake()
 
 

@@ -130,6 +130,7 @@ AUTH_PASSWORD_VALIDATORS = [
 
 # --- database ----------------------------------------------------------------------------
 DATABASES = {"default": environment.database(env, LABSCHED_DATA)}
+DATABASE_POOLED = env.bool("DATABASE_POOLED", default=False)
 
 # --- Redis: RQ's wire, the channel layer, wake-ups ---------------------------------------
 REDIS_URL = environment.redis_url(env, LABSCHED_DATA)
@@ -179,6 +180,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "ENUM_NAME_OVERRIDES": {
         "JobStateEnum": "jobs.serializers.STATES",
+        "ReasonEnum": "jobs.serializers.REASONS",
         "WorkflowStateEnum": "workflows.models.Workflow.State",
     },
     "PREPROCESSING_HOOKS": ["labsched.rest.public_endpoints"],

@@ -49,9 +49,14 @@ def _connect(answer_s: float) -> redis.Redis:
     )
 
 
+def by_database() -> bool:
+    """Whether the database itself carries the wake-up, with the commit that it is about."""
+    return connection.vendor == "postgresql" and not settings.DATABASE_POOLED
+
+
 def notify() -> None:
-    """Ask for a pass when this transaction commits, without Redis, where the database can."""
-    if connection.vendor == "postgresql":
+    """Ask for a pass when this transaction commits, where the database can; at once outside one."""
+    if by_database():
         with connection.cursor() as cursor:
             cursor.execute(f"NOTIFY {CHANNEL}")
 
@@ -60,7 +65,7 @@ _mute = {"until": 0.0}
 
 
 def wake() -> None:
-    """Ask for a pass now. Never raises: the sweep comes anyway."""
+    """Ask for a pass now, by Redis. Never raises: the sweep comes anyway."""
     if time.monotonic() < _mute["until"]:
         return
     try:
@@ -104,8 +109,9 @@ class Alarm:
         while not self._closed:
             try:
                 if _listening().blpop([KEY], timeout=LISTEN_S):
+                    # they all ask for the same pass; one that comes after this asks for another
+                    client().delete(KEY)
                     self._rung.set()
-                    client().delete(KEY)  # they all ask for the same pass
             except redis.RedisError as error:
                 log.warning("Redis does not answer, passes come with each sweep: %s", error)
                 time.sleep(AGAIN_S)
