@@ -5,11 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.scheduling.plan import Candidate, Holder, Room, plan
+from jobs.scheduling.plan import Candidate, Holder, Room
+from jobs.scheduling.plan import plan as decide
 
 
 def candidates(tenant: int, count: int, queue: str = "cpu", first: int = 1) -> list[Candidate]:
     return [Candidate(tenant * 1000 + n, tenant, queue, 0, n) for n in range(first, first + count)]
+
+
+def plan(holders: list[Holder], waiting: list[Candidate], room: Room) -> list[int]:
+    return [candidate.job for candidate in decide(holders, waiting, room)]
 
 
 def test_one_tenant_takes_all_free_slots_in_sequence() -> None:
@@ -36,6 +41,18 @@ def test_among_equals_the_one_served_longest_ago_is_first() -> None:
 def test_priority_comes_before_sequence() -> None:
     urgent = Candidate(9, 1, "cpu", 5, 99)
     assert plan([Holder(1)], [*candidates(1, 2), urgent], Room(1, {"cpu": 1})) == [9]
+
+
+def test_one_members_many_jobs_do_not_stand_before_anothers_one() -> None:
+    late = Candidate(9, 1, "cpu", 0, 99, member=2)
+    assert plan([Holder(1)], [*candidates(1, 5), late], Room(2, {"cpu": 2})) == [1001, 9]
+
+
+def test_a_member_who_holds_leases_waits_for_those_who_hold_none() -> None:
+    mine = [Candidate(n, 1, "cpu", 0, n, member=7) for n in range(1, 3)]
+    other = Candidate(9, 1, "cpu", 0, 99, member=8)
+    holder = Holder(1, leases=1, members={7: 1})
+    assert plan([holder], [*mine, other], Room(1, {"cpu": 1})) == [9]
 
 
 def test_a_full_queue_does_not_stop_the_other() -> None:

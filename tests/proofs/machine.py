@@ -243,6 +243,8 @@ class Rows(RuleBasedStateMachine):
         if job is None:
             return
         word = (job.pk, job.attempt)
+        if job.attempt > 1:  # the message of its last attempt was still on the wire, and is first
+            self._start((job.pk, job.attempt - 1), "zombie")
         self._start(word, "cpu-0")
         if twice:
             self.now = picture.take()
@@ -376,6 +378,8 @@ class Rows(RuleBasedStateMachine):
     def _end_all(self, ends: list[str]) -> None:
         self.every_rule_holds()
         for job in self.now.in_state(JobState.QUEUED):
+            if job.attempt > 1:
+                self._start((job.pk, job.attempt - 1), "zombie")
             self._start((job.pk, job.attempt), f"cpu-{job.pk}")
         self.every_rule_holds()
         for job, end in zip(self.now.in_state(JobState.RUNNING), ends, strict=False):

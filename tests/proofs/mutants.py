@@ -30,6 +30,14 @@ def _put(owner: Any, name: str, value: Any) -> Mutant:
     return lambda patch: patch.setattr(owner, name, value)
 
 
+def _both(first: Mutant, second: Mutant) -> Mutant:
+    def apply(patch: Patch) -> None:
+        first(patch)
+        second(patch)
+
+    return apply
+
+
 def _no_wake_after_a_failure(patch: Patch) -> None:
     original = services._end_failed
 
@@ -68,7 +76,11 @@ MUTANTS: dict[str, Mutant] = {
         moves.Standing, "is_attempt", lambda self, attempt: self.state.active
     ),
     "a start is accepted twice": _swap(moves, "START", "state = 3", "state IN (3, 4)"),
-    "a late start is accepted": _swap(moves, "START", "attempt = %s", "attempt >= %s"),
+    # two statements name the attempt: one of them alone is still enough
+    "a late start is accepted": _both(
+        _swap(moves, "START", "attempt = %s", "attempt >= %s"),
+        _swap(moves, "TAKE_LEASE", "attempt = %s", "attempt >= %s"),
+    ),
     "a cancelled job succeeds": _swap(moves, "SUCCEED", "AND cancel_requested_at IS NULL", ""),
     "leases are kept": _swap(moves, "DROP_LEASES", "job_id = %s", "job_id = -%s"),
     "a lost job goes to its lane's end": _swap(
