@@ -64,12 +64,30 @@ def connect() -> None:
 
 def _on_moved(look_at: Iterable[uuid.UUID], work_may_start: bool, **_: object) -> None:
     for workflow_id in look_at:
-        if not work_may_start and not _begun.is_due(workflow_id):
-            continue  # another job of it was promoted a moment ago
-        if refresh(workflow_id) == Workflow.State.RUNNING:
-            _begun.rest(workflow_id, took_s=0.5)
-        else:
+        if work_may_start:
             _begun.pop(workflow_id, None)
+            refresh(workflow_id)
+        elif _begun.is_due(workflow_id):  # else another job of it was promoted a moment ago
+            _begun.rest(workflow_id, took_s=0.5)
+            _begin(workflow_id)
+
+
+def _begin(workflow_id: uuid.UUID) -> None:
+    """A job of it was promoted: RUNNING, if it was not. The rest of the copy follows by the sweep."""
+    rows = Workflow.objects.across_tenants("the signal names it").filter(pk=workflow_id)
+    found = rows.values_list("tenant_id", "state").first()
+    if found is None or found[1] == Workflow.State.RUNNING:
+        return
+    tenant_id, state = found
+    if state != Workflow.State.PENDING:
+        refresh(workflow_id)
+        return
+    with transaction.atomic():
+        events.lock(tenant_id)
+        if rows.filter(state=state).update(state=Workflow.State.RUNNING):
+            workflow = rows.get()
+            events.record(tenant_id, "workflow", [(workflow.pk, shapes.workflow_state(workflow))])
+            events.nudge(tenant_id, work_may_start=False)
 
 
 def _on_swept(**_: object) -> None:

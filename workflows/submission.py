@@ -104,7 +104,7 @@ def accept(
         _note_heads(workflow, rows)
         idempotency.keep(tenant, once, workflow.pk)
         events.record(tenant.pk, "workflow", [(workflow.pk, shapes.workflow_state(workflow))])
-        events.nudge(tenant.pk, {workflow.pk})
+        events.nudge(tenant.pk)
     return Submitted(workflow, rows, tuple(edges))
 
 

@@ -21,6 +21,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+LOOK_AT_CONNECTION_S = (
+    5.0  # whether it still works costs a round trip; a broken one is opened anew anyway
+)
 log = logging.getLogger(__name__)
 
 # What the child says. READY and COLD come once, STARTED and DONE for every job.
@@ -104,11 +107,13 @@ def _serve(orders: queue.SimpleQueue[tuple[int, int]], station: Station) -> None
 
     from jobs.running import tasks
 
+    looked_at = time.monotonic()
     for job_pk, attempt in _each(orders):
         station.beat()
-        close_old_connections()
+        if time.monotonic() - looked_at > LOOK_AT_CONNECTION_S:
+            looked_at = time.monotonic()
+            close_old_connections()
         healthy = tasks.run_attempt(job_pk, attempt, station)
-        close_old_connections()
         station.say(DONE, healthy)
         if not healthy:
             return  # memory ran out here once; the next job gets a fresh process

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import re
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import django_rq
 import redis
 from rq import Queue
-from rq.job import Job as Message
+from rq.job import Job as RQJob
 
 from jobs import sql
-from jobs.scheduling.promotion import Promoted
 from jobs.scheduling.wake import client
 
 TASK = "jobs.running.tasks.run_job"
@@ -33,6 +34,24 @@ OVERDUE = """
 """
 
 
+class Message(NamedTuple):
+    """What goes over the wire: one attempt of a job, for a queue."""
+
+    job: int
+    attempt: int
+    queue: str
+
+
+class Promoted(NamedTuple):
+    """A job that was handed to its queue."""
+
+    job: int
+    attempt: int
+    queue: str
+    tenant: int
+    workflow: uuid.UUID
+
+
 def message_id(job_pk: int, attempt: int) -> str:
     """The RQ id of one attempt."""
     return f"job-{job_pk}-{attempt}"
@@ -44,9 +63,9 @@ def read_id(raw: bytes) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def push(promoted: Iterable[Promoted]) -> None:
+def push(promoted: Iterable[Message | Promoted]) -> None:
     """Put what was promoted on the wire, in one round trip. Without Redis the sweep does it later."""
-    by_queue: dict[str, list[Promoted]] = defaultdict(list)
+    by_queue: dict[str, list[Message | Promoted]] = defaultdict(list)
     for each in promoted:
         by_queue[each.queue].append(each)
     if not by_queue:
@@ -66,7 +85,7 @@ def _queue(name: str) -> Queue:
     return queue
 
 
-def _enqueue(queue: Queue, jobs: list[Promoted], pipe: redis.client.Pipeline) -> None:
+def _enqueue(queue: Queue, jobs: list[Message | Promoted], pipe: redis.client.Pipeline) -> None:
     data = [
         Queue.prepare_data(
             TASK,
@@ -86,14 +105,14 @@ def push_overdue() -> int:
     """Push again what no worker began in time: its message was lost with Redis, or with a worker
     that swallowed it. Returns how many. Touches as many rows as there are leases."""
     rows = sql.rows(sql.text(OVERDUE), [-LOST_AFTER_S])
-    overdue = [Promoted(job, attempt, queue) for job, attempt, queue in rows]
+    overdue = [Message(job, attempt, queue) for job, attempt, queue in rows]
     for each in overdue:
         take_back(each)
     push(overdue)
     return len(overdue)
 
 
-def take_back(message: Promoted) -> None:
+def take_back(message: Message) -> None:
     """Remove the message of a job that goes back to its lane. Its attempt number fences it too."""
     name = message_id(message.job, message.attempt)
     queue = _queue(message.queue)
@@ -101,7 +120,7 @@ def take_back(message: Promoted) -> None:
         with client().pipeline(transaction=False) as pipe:
             pipe.lrem(queue.key, 0, name)
             pipe.lrem(queue.intermediate_queue_key, 0, name)
-            pipe.delete(Message.key_for(name))
+            pipe.delete(RQJob.key_for(name))
             pipe.execute()
     except redis.RedisError as error:
         log.debug("nothing to take back for %s: %s", name, error)

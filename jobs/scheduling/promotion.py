@@ -7,10 +7,10 @@ ready jobs of each, through partial indexes (R12).
 from __future__ import annotations
 
 import logging
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -18,6 +18,7 @@ from django.db import IntegrityError, transaction
 from jobs import events, sql
 from jobs.moves import as_uuid
 from jobs.scheduling import slots, turns
+from jobs.scheduling.dispatch import Promoted
 from jobs.scheduling.plan import Candidate, Holder, Room, plan
 from jobs.scheduling.slots import LeaseHeld
 from jobs.scheduling.turns import NEVER_SERVED, Turns
@@ -69,13 +70,7 @@ HOLD = """
 HOLD_ROW = "(%s, %s, %s, %s, %s, %s, 0, '', %s, {later}, {now})"
 log = logging.getLogger(__name__)
 
-
-class Promoted(NamedTuple):
-    """A job that was handed to its queue."""
-
-    job: int
-    attempt: int
-    queue: str
+Deliver = Callable[[list[Promoted]], object]
 
 
 @dataclass(frozen=True)
@@ -91,32 +86,49 @@ def promote() -> list[tuple[int, int]]:
     return [(each.job, each.attempt) for each in one_pass()]
 
 
-def one_pass() -> list[Promoted]:
-    """Promote every job that the rules allow now: a second pass at once would find nothing."""
+def one_pass(deliver: Deliver = list) -> list[Promoted]:
+    """Promote every job that the rules allow now: a second pass at once would find nothing.
+
+    deliver  is given what was promoted right after the commit, before anybody else hears of it
+    """
     try:
-        return _in_one_transaction(_write_together)
+        return _in_one_transaction(_write_together, deliver)
     except IntegrityError as error:
         log.error("the database refused a promotion, each job is tried alone: %s", error)
-        return _in_one_transaction(_write_each_alone)
+        return _in_one_transaction(_write_each_alone, deliver)
 
 
-def _in_one_transaction(write: Callable[[list[Decision]], list[Promoted]]) -> list[Promoted]:
+def _in_one_transaction(
+    write: Callable[[list[Decision]], list[Promoted]], deliver: Deliver
+) -> list[Promoted]:
     with transaction.atomic():
         slots.take_pass_lock()
-        bounds = slots.read_bounds()
-        if bounds.maintenance:
-            return []
-        active = {lease.tenant for lease in bounds.leases}
-        open_queues = [queue.name for queue in bounds.queues if not queue.paused]
-        settled = turns.settle(bounds.user_slots, active, open_queues)
-        free = bounds.free_run_slots
-        room = Room(len(free), {queue.name: queue.free for queue in bounds.queues if queue.free})
-        holders = _holders(settled, bounds.leases) if room.queues and free else []
-        if not holders:
-            return []
-        chosen = plan(holders, _candidates(holders, room), room)
-        pairs = zip(chosen, free, strict=False)
-        return write([Decision(candidate, number) for candidate, number in pairs])
+        promoted = write(_decide())
+        transaction.on_commit(lambda: deliver(promoted), robust=True)
+        begun: dict[int, set[uuid.UUID]] = defaultdict(set)
+        for each in promoted:
+            begun[each.tenant].add(each.workflow)
+        for tenant, workflows in begun.items():
+            events.nudge(tenant, workflows, work_may_start=False)
+    return promoted
+
+
+def _decide() -> list[Decision]:
+    """Settle the user slots, then choose which job takes which run slot."""
+    bounds = slots.read_bounds()
+    if bounds.maintenance:
+        return []
+    active = {lease.tenant for lease in bounds.leases}
+    open_queues = [queue.name for queue in bounds.queues if not queue.paused]
+    settled = turns.settle(bounds.user_slots, active, open_queues)
+    free = bounds.free_run_slots
+    room = Room(len(free), {queue.name: queue.free for queue in bounds.queues if queue.free})
+    holders = _holders(settled, bounds.leases) if room.queues and free else []
+    if not holders:
+        return []
+    chosen = plan(holders, _candidates(holders, room), room)
+    pairs = zip(chosen, free, strict=False)
+    return [Decision(candidate, number) for candidate, number in pairs]
 
 
 def _holders(settled: Turns, leases: list[LeaseHeld]) -> list[Holder]:
@@ -206,12 +218,11 @@ def _write_together(decisions: list[Decision]) -> list[Promoted]:
         by_tenant[tenant] = [*by_tenant.pop(tenant, []), each.candidate.job]
     for tenant, jobs in by_tenant.items():
         events.jobs_changed(tenant, jobs, served=True)
-        begun = {as_uuid(moved[job][1]) for job in jobs}
-        events.nudge(tenant, begun, work_may_start=False)
-    return [
-        Promoted(each.candidate.job, moved[each.candidate.job][0], each.candidate.queue)
-        for each in done
-    ]
+    return [_promoted(each.candidate, *moved[each.candidate.job]) for each in done]
+
+
+def _promoted(job: Candidate, attempt: int, workflow: object) -> Promoted:
+    return Promoted(job.job, attempt, job.queue, job.tenant, as_uuid(workflow))
 
 
 def _hold(decisions: list[Decision], attempts: dict[int, int]) -> None:

@@ -11,7 +11,6 @@ from django.db.models.functions import Now
 from jobs import events, services
 from jobs.models import Lease, Queue, Worker
 from jobs.scheduling import dispatch, heartbeat, promotion
-from jobs.scheduling.promotion import Promoted
 from jobs.signals import swept, tidied
 from jobs.states import JobState
 
@@ -21,9 +20,7 @@ log = logging.getLogger(__name__)
 
 def round_of_work() -> int:
     """Promote and dispatch. Returns how many jobs were promoted."""
-    promoted = promotion.one_pass()
-    dispatch.push(promoted)
-    return len(promoted)
+    return len(promotion.one_pass(deliver=dispatch.push))
 
 
 def sweep() -> int:
@@ -41,11 +38,9 @@ def repair() -> None:
     services.wake_retries()
     leases = Lease.objects.across_tenants("leases of all tenants").select_related("job")
     for lease in leases.filter(expires_at__lt=Now()):
-        queued = lease.job.status is JobState.QUEUED
         if services.expire(lease.job_id, lease.attempt):
             log.warning("%s: the lease of %s ran out", lease.job, lease.worker or "nobody")
-            if queued:
-                _take_back(lease)
+            _take_back(lease)  # also what a killed worker had popped
     paused = (
         Q(job__tenant__paused=True)
         | Q(job__branch__paused=True)
@@ -57,7 +52,7 @@ def repair() -> None:
 
 
 def _take_back(lease: Lease) -> None:
-    dispatch.take_back(Promoted(lease.job_id, lease.attempt, lease.queue))
+    dispatch.take_back(dispatch.Message(lease.job_id, lease.attempt, lease.queue))
 
 
 def tidy() -> None:

@@ -66,7 +66,6 @@ class Scheduler:
         )
         while not self.stopping:
             try:
-                close_old_connections()
                 self._round()
             except (DatabaseError, InterfaceError) as error:
                 log.error("the database refused this round, trying again: %s", error)
@@ -81,6 +80,7 @@ class Scheduler:
             round_of_work()
             return
         self._sweep_due = now + self.interval
+        close_old_connections()
         sweep()
         if now >= self._tidy_due:
             self._tidy_due = now + TIDY_EVERY_S
