@@ -19,4 +19,4 @@ RUN LABSCHED_DATA=/tmp/build LABSCHED_CACHE=/app/var/cache PIP_NO_CACHE_DIR=1 bi
 COPY --chown=labsched . .
 ENV LABSCHED_DATA=/data LABSCHED_CACHE=/app/var/cache PYTHONUNBUFFERED=1 PATH=/app/.venv/bin:$PATH
 EXPOSE 8000
-CMD ["uvicorn", "labsched.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--lifespan", "off", "--timeout-graceful-shutdown", "10"]
+CMD ["uvicorn", "labsched.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--lifespan", "off", "--timeout-graceful-shutdown", "10", "--no-proxy-headers"]
