@@ -134,16 +134,21 @@ def _end_failed(job: Standing, reason: Reason, error: str) -> None:
     _tell(job, ended)
 
 
-def hand_back(job_pk: int, attempt: int, reason: Reason = Reason.WITHDRAWN) -> bool:
-    """Put an active job back to the head of its lane; it costs no attempt of its budget."""
+def hand_back(job_pk: int, attempt: int, *, only_queued: bool = False) -> bool:
+    """Put an active job back to the head of its lane; it costs no attempt of its budget.
+
+    only_queued  leave one alone that a worker began meanwhile
+    """
     with transaction.atomic():
         job = moves.locked(job_pk)
         if job is None or not job.is_attempt(attempt):
             return False
+        if only_queued and job.state is not JobState.QUEUED:
+            return False
         if job.cancel_asked:
             _end_cancelled(job)
         else:
-            _put_back(job, reason)
+            _put_back(job, Reason.WITHDRAWN)
     return True
 
 

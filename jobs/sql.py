@@ -21,6 +21,7 @@ _WORDS = {
         "later": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', %s || ' seconds')",
         "age": "((julianday('now') - julianday({0})) * 86400.0)",
         "lock": "",
+        "skip": "",
     },
     "postgresql": {
         "now": "clock_timestamp()",
@@ -28,6 +29,7 @@ _WORDS = {
         "age": "extract(epoch FROM clock_timestamp() - {0})::float8",
         # rows that only point at the locked one may still be written meanwhile
         "lock": "FOR NO KEY UPDATE",
+        "skip": "FOR UPDATE SKIP LOCKED",
     },
 }
 
@@ -44,6 +46,7 @@ def text(statement: str) -> str:
     {now}    this moment
     {later}  this moment and as many seconds as its parameter says
     {lock}   hold the rows until the end of the transaction; SQLite's transactions hold them all
+    {skip}   the same, leaving out those that somebody else holds
     """
     return statement.format(**_WORDS[connection.vendor])
 

@@ -15,6 +15,9 @@ SQLITE_PRAGMAS = (
 )
 
 
+# a process that was stopped, or lost its network, in the middle of a transaction must not hold up
+# the whole lab: the server ends it, and who waits for a lock gives up and tries again
+SESSION = "-c idle_in_transaction_session_timeout=15s -c lock_timeout=10s"
 PREPARED_AFTER = 3  # executions of the same statement on one connection
 
 
@@ -102,7 +105,15 @@ def _prepared(env: environ.Env) -> dict[str, Any]:
     """Statements are planned once a connection, which halves what a pass costs PostgreSQL."""
     if env.bool("DATABASE_POOLED", default=False):
         return {}  # each transaction may get another connection
-    return {"server_side_binding": True, "prepare_threshold": PREPARED_AFTER}
+    return {
+        "server_side_binding": True,
+        "prepare_threshold": PREPARED_AFTER,
+        "options": SESSION,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+    }
 
 
 def redis_url(env: environ.Env, data: Path) -> str:

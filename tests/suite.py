@@ -1,7 +1,7 @@
 """What bin/test runs: every test, each kind in the pytest process that suits it. Arguments go to pytest.
 
-A path or -m among the arguments makes it one run of what they name; without PostgreSQL's programs the second
-database is left out with a line that says so.
+A path among the arguments makes it one run of what they name, and -m one run on each database; without PostgreSQL's
+programs the second one is left out with a line that says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from tests.private_postgres import find_programs, private_postgres
@@ -23,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SCRATCH = REPOSITORY / "var" / "test"
 BROWSER = "tests/browser"
 TIMED = "tests/acceptance"  # bounds in seconds: nothing else runs meanwhile
-USUAL = "not slow and not gpu"
+USUAL = "not slow and not proof and not gpu"
 NO_TESTS_FOUND = 5
 TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
 ONE_AT_A_TIME = ("-n", "0")
@@ -79,9 +80,13 @@ def main(arguments: Sequence[str]) -> int:
 def parts(arguments: Sequence[str], *, postgres: str | None) -> Iterator[Part]:
     """The pytest processes of this run, in order."""
     paths = [argument for argument in arguments if _is_path(argument)]
-    if paths or "-m" in arguments:
+    if "-m" in arguments and not paths:
+        yield from _marked(arguments, postgres)
+        return
+    if paths:
         browser = any(path.startswith(BROWSER) for path in paths)
-        yield Part("the named tests", USUAL, () if browser else (f"--ignore={BROWSER}",))
+        marks = next((m for each, m in pairwise(arguments) if each == "-m"), USUAL)
+        yield Part("the named tests", marks, () if browser else (f"--ignore={BROWSER}",))
         return
     everything = ("tests", f"--ignore={BROWSER}")
     untimed = (*everything, f"--ignore={TIMED}")
@@ -102,6 +107,16 @@ def parts(arguments: Sequence[str], *, postgres: str | None) -> Iterator[Part]:
     yield Part("in a browser", USUAL, (BROWSER, *ONE_AT_A_TIME))
 
 
+def _marked(arguments: Sequence[str], postgres: str | None) -> Iterator[Part]:
+    """What a marker names, on each database."""
+    (marks,) = [after for each, after in pairwise(arguments) if each == "-m"]
+    nowhere_else = ("tests", f"--ignore={BROWSER}", *ONE_AT_A_TIME)
+    yield Part(f"{marks}, on SQLite", marks, nowhere_else)
+    if postgres is not None:
+        rows = f"({marks}) and (django_db or postgres)"
+        yield Part(f"{marks}, on PostgreSQL", rows, nowhere_else, {"DATABASE_URL": postgres})
+
+
 def run(part: Part, number: int, arguments: Sequence[str], tally: Tally) -> int:
     """Run one part with the machine's temporary data. Returns its exit code, 0 where it had nothing."""
     print(f"\n=== {part.title} ===", flush=True)
@@ -109,7 +124,7 @@ def run(part: Part, number: int, arguments: Sequence[str], tally: Tally) -> int:
     report.unlink(missing_ok=True)
     command = [
         *(sys.executable, "-m", "pytest", "-m", part.marks, f"--junitxml={report}"),
-        *(*part.options, *arguments),
+        *(*part.options, *_without_marks(arguments)),
     ]
     env = {
         "DJANGO_SECRET_KEY": secrets.token_hex(32),
@@ -122,6 +137,15 @@ def run(part: Part, number: int, arguments: Sequence[str], tally: Tally) -> int:
         return 0
     tally.add(report)
     return code
+
+
+def _without_marks(arguments: Sequence[str]) -> list[str]:
+    """The arguments but -m, which is part of every part's own."""
+    kept = list(arguments)
+    if "-m" in kept:
+        at = kept.index("-m")
+        del kept[at : at + 2]
+    return kept
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from jobs import retrying, services
 from jobs.models import Branch, Event, Job, Lease, Queue, UserSlot
-from jobs.scheduling import explain, leases, promotion, sweep
+from jobs.scheduling import explain, lanes, leases, promotion, slots, sweep
 from jobs.services import StaleTransition
 from jobs.states import JobState, Reason
 from tenants.models import Tenant
@@ -274,7 +274,8 @@ def test_a_failed_attempt_waits_with_back_off_at_the_head_of_its_branch() -> Non
     assert (first.status, first.reason) == (JobState.RETRY_WAIT, "retry_wait")
     assert 1 < (first.retry_at - timezone.now()).total_seconds() <= 2
     assert promotion.promote() == []
-    Job.objects.across_tenants("test").filter(pk=pk).update(retry_at=timezone.now())
+    past = timezone.now() - dt.timedelta(seconds=1)  # SQLite's clock counts in milliseconds
+    Job.objects.across_tenants("test").filter(pk=pk).update(retry_at=past)
     sweep.repair()
     assert start_all() == [(pk, attempt + 1)]
 
@@ -500,3 +501,64 @@ def queries_of_a_pass(waiting: int) -> int:
 
 def test_a_pass_costs_what_it_promotes_and_not_what_waits() -> None:
     assert queries_of_a_pass(20) == queries_of_a_pass(400)
+
+
+# --- members, maintenance, paused lanes -------------------------------------------------
+
+
+def of_member(tenant: Tenant, member: int, count: int, *, priority: int = 0) -> list[str]:
+    """Submit `count` jobs, each in a lane of its own, as if `member` had; their keys."""
+    keys = [f"m{member}-{priority}-{n}" for n in range(count)]
+    flow = workflow(tenant, [{**factories.job(key), "priority": priority} for key in keys])
+    Job.objects.for_tenant(tenant).filter(workflow=flow).update(member=member)
+    return keys
+
+
+def promoted_keys() -> list[str]:
+    ids = [pk for pk, _ in promotion.promote()]
+    found = Job.objects.across_tenants("test").in_bulk(ids)
+    return [found[pk].key for pk in ids]
+
+
+def test_one_members_many_jobs_do_not_stand_before_anothers_one() -> None:
+    user = factories.tenant()
+    of_member(user, 1, 30)
+    of_member(user, 2, 1)
+    of_member(user, 3, 2)
+    assert promoted_keys() == ["m1-0-0", "m2-0-0", "m3-0-0", "m1-0-1"]
+
+
+def test_priority_comes_before_the_member_with_the_fewest_leases() -> None:
+    user = factories.tenant()
+    of_member(user, 1, 9)
+    of_member(user, 2, 9, priority=-5)
+    of_member(user, 1, 2, priority=7)
+    of_member(user, 4, 1, priority=7)
+    assert promoted_keys() == ["m1-7-0", "m4-7-0", "m1-7-1", "m1-0-0"]
+
+
+def test_in_maintenance_nothing_is_promoted_and_what_waits_says_so() -> None:
+    flow = workflow(factories.tenant(), [factories.job("a")])
+    slots.set_maintenance(True, "A new disk.")
+    assert promotion.promote() == []
+    told = explain.why(jobs_of(flow)["a"])
+    assert told["reason"] == "maintenance"
+    assert "A new disk." in told["detail"]
+    slots.set_maintenance(False)
+    assert len(promotion.promote()) == 1
+
+
+def test_the_head_of_a_lane_paused_while_ready_waits_and_goes_on_when_resumed() -> None:
+    flow = workflow(factories.tenant(), [factories.job("a", "main"), factories.job("b", "main")])
+    lane = Branch.objects.for_tenant(flow.tenant).get()
+    lanes.set_paused(lane, True)
+    assert promotion.promote() == []
+    lanes.set_paused(lane, False)
+    assert promoted_keys() == ["a"]
+
+
+def test_a_job_that_a_worker_began_is_not_taken_back_by_a_pause() -> None:
+    flow = workflow(factories.tenant(), [factories.job("a")])
+    ((pk, attempt),) = start_all()
+    assert not services.hand_back(pk, attempt, only_queued=True)
+    assert jobs_of(flow)["a"].status is JobState.RUNNING

@@ -294,9 +294,7 @@ def test_the_stored_copy_catches_up_by_the_sweep_when_every_signal_was_lost() ->
     long_ago = timezone.now() - dt.timedelta(hours=1)
     progress._looked["at"] = long_ago
     progress._rested.clear()
-    Workflow.objects.for_tenant(flow.tenant).update(
-        state="RUNNING", refreshed_at=long_ago
-    )
+    Workflow.objects.for_tenant(flow.tenant).update(state="RUNNING", refreshed_at=long_ago)
     progress._on_swept()
     flow.refresh_from_db()
     assert (flow.state, flow.progress) == ("SUCCEEDED", 1.0)

@@ -29,9 +29,10 @@ REFRESH_EVERY_S = 1.0
 SHARE_OF_TIME = (
     0.05  # a workflow of 100,000 jobs takes long to add up: most of the time is not spent on that
 )
-LOOK_BACK = dt.timedelta(seconds=5)  # events commit a moment after the time they carry
+LOOK_BACK = dt.timedelta(seconds=15)  # events commit a moment after the time they carry
 LIVE = Q(state__lt=int(FIRST_TERMINAL))
 REMEMBERED = 10_000
+A_QUERY = 800  # parameters a statement
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +55,7 @@ _begun = Memory()  # known to run: promoting another job of it changes nothing
 _looked = {
     "at": dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 }  # the first sweep looks at all that is kept
+_told: dict[uuid.UUID, dt.datetime] = {}  # events that a later refresh has to cover
 
 
 def connect() -> None:
@@ -92,32 +94,41 @@ def _begin(workflow_id: uuid.UUID) -> None:
 
 def _on_swept(**_: object) -> None:
     now = timezone.now()
-    since, _looked["at"] = _looked["at"] - LOOK_BACK, now
-    told = dict(
+    news = (
         Event.objects.across_tenants("the sweep serves all")
-        .filter(kind="job", at__gte=since)
+        .filter(kind="job", at__gte=_looked["at"] - LOOK_BACK)
         .values_list("workflow")
         .annotate(Max("at"))
     )
+    _told.update(news)
     running = Job.objects.across_tenants("the sweep serves all").filter(leases__isnull=False)
     moving = set(running.values_list("workflow_id", flat=True))
-    due = [pk for pk in {*told, *moving} if _rested.is_due(pk)]
+    due = [pk for pk in {*_told, *moving} if _rested.is_due(pk)]
+    for start in range(0, len(due), A_QUERY):
+        _refresh_old(due[start : start + A_QUERY], moving)
+    _looked["at"] = now
+
+
+def _refresh_old(due: list[uuid.UUID], moving: set[uuid.UUID]) -> None:
     rows = Workflow.objects.across_tenants("the sweep serves all").filter(pk__in=due)
-    fresh = now - dt.timedelta(seconds=REFRESH_EVERY_S)
+    fresh = timezone.now() - dt.timedelta(seconds=REFRESH_EVERY_S)
     for pk, at in rows.values_list("pk", "refreshed_at"):
-        if at is None or (at < fresh and pk in moving) or at < told.get(pk, at):
+        told = _told.get(pk)
+        if at is None or (at < fresh and pk in moving) or (told is not None and at < told):
             refresh(pk)
+    for pk in due:
+        _told.pop(pk, None)
 
 
 def refresh(workflow_id: uuid.UUID) -> str | None:
     """Write the copy; a change of state is an event in the same transaction. The state, if any."""
-    began_at = time.monotonic()
     rows = Workflow.objects.across_tenants("one workflow by id")
     tenant_id = rows.filter(pk=workflow_id).values_list("tenant_id", flat=True).first()
     if tenant_id is None:
         return None
     with transaction.atomic():
         events.lock(tenant_id)
+        began_at = time.monotonic()  # waiting for the lock is no reason to rest
         workflow = rows.get(pk=workflow_id)
         before = workflow.state
         apply(workflow)

@@ -17,7 +17,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
 
-from django.db import DatabaseError, InterfaceError, close_old_connections, connection
+from django.db import DatabaseError, InterfaceError, close_old_connections
 from django.db.models import F
 from django.db.models.functions import Greatest
 from django.utils import timezone
@@ -123,7 +123,8 @@ class Reporter:
         trace: TracebackType | None,
     ) -> None:
         self._closed.set()
-        self._idle.wait(5)
+        if not self._idle.wait(5):
+            _clerk.replace()  # it hangs in a write: the next job gets another one
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Note where the body is. Raises Stopped when it must end."""
@@ -170,16 +171,17 @@ class Reporter:
         try:
             yield
         finally:
-            if self._wrote:
-                connection.close()
             self._idle.set()
+            if self._wrote:
+                reconnect()
 
     def _look_and_write(self) -> None:
         self._wrote = True
         try:
             close_old_connections()
             self._look()
-            self._write()
+            if self._stop is not StopReason.FENCED:  # a late word changes nothing
+                self._write()
         except (DatabaseError, InterfaceError) as error:
             log.warning("%s: progress is not written, the database says %s", self.job, error)
             reconnect()
@@ -260,9 +262,14 @@ class Clerk:
             self._thread.start()
         self._given.put(reporter)
 
+    def replace(self) -> None:
+        """Leave the thread where it is; the next job starts another one."""
+        self._thread, self._given = None, queue.SimpleQueue()
+
     def _work(self) -> None:
-        while True:
-            reporter = self._given.get()
+        given = self._given
+        while given is self._given:
+            reporter = given.get()
             try:
                 reporter.keep()
             except Exception:  # without this thread nobody would see a cancel

@@ -27,9 +27,12 @@ TTL_S = 3600  # a message that nobody reads does not stay for ever
 MESSAGE = re.compile(rb"job-(\d+)-(\d+)")
 log = logging.getLogger(__name__)
 
+# a lease that somebody else works on is left for the next time
 OVERDUE = """
-    UPDATE jobs_lease SET pushed_at = {now}
-    WHERE worker = '' AND pushed_at < {later} AND expires_at > {now}
+    UPDATE jobs_lease SET pushed_at = {now} WHERE id IN (
+        SELECT id FROM jobs_lease
+        WHERE worker = '' AND pushed_at < {later} AND expires_at > {now}
+        ORDER BY id {skip})
     RETURNING job_id, attempt, queue
 """
 
@@ -106,21 +109,22 @@ def push_overdue() -> int:
     that swallowed it. Returns how many. Touches as many rows as there are leases."""
     rows = sql.rows(sql.text(OVERDUE), [-LOST_AFTER_S])
     overdue = [Message(job, attempt, queue) for job, attempt, queue in rows]
-    for each in overdue:
-        take_back(each)
+    take_back(*overdue)
     push(overdue)
     return len(overdue)
 
 
-def take_back(message: Message) -> None:
-    """Remove the message of a job that goes back to its lane. Its attempt number fences it too."""
-    name = message_id(message.job, message.attempt)
-    queue = _queue(message.queue)
+def take_back(*messages: Message) -> None:
+    """Remove the messages of jobs that go back to their lanes. Attempt numbers fence them too."""
+    if not messages:
+        return
     try:
         with client().pipeline(transaction=False) as pipe:
-            pipe.lrem(queue.key, 0, name)
-            pipe.lrem(queue.intermediate_queue_key, 0, name)
-            pipe.delete(RQJob.key_for(name))
+            for message in messages:
+                name, queue = message_id(message.job, message.attempt), _queue(message.queue)
+                pipe.lrem(queue.key, 0, name)
+                pipe.lrem(queue.intermediate_queue_key, 0, name)
+                pipe.delete(RQJob.key_for(name))
             pipe.execute()
     except redis.RedisError as error:
-        log.debug("nothing to take back for %s: %s", name, error)
+        log.debug("nothing is taken back: %s", error)

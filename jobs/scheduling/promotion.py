@@ -37,16 +37,21 @@ FIRST_AND_LAST = f"""
     SELECT * FROM (SELECT {COLUMNS}, 1 AS is_last FROM jobs_job WHERE {READY_OF_QUEUE}
         ORDER BY {BY_RANK_BACKWARDS} LIMIT 1) last_{{n}}
 """
-# the priorities and members that have a ready job, each by one step down the index
+# the priorities and members that have a ready job, each by one step down the index: to the next
+# member of the same priority, else to the next priority. SQLite does not seek by a comparison of
+# rows, and reads the whole line when the first step's order names the priority.
+READY_STEP = READY_OF_QUEUE.replace("tenant_id", "j.tenant_id").replace(" AND ", " AND j.")
 GROUPS = f"""
-    WITH RECURSIVE line(id, rank, member) AS (
-        SELECT id, priority * -1, member FROM jobs_job WHERE id = (
-            SELECT id FROM jobs_job WHERE {READY_OF_QUEUE} ORDER BY {BY_RANK} LIMIT 1)
+    WITH RECURSIVE line(rank, member) AS (
+        SELECT * FROM (SELECT j.priority * -1, j.member FROM jobs_job j WHERE {READY_STEP}
+            ORDER BY j.priority * -1, j.member LIMIT 1) first_group
         UNION ALL
-        SELECT n.id, n.priority * -1, n.member FROM line JOIN jobs_job n ON n.id = (
-            SELECT j.id FROM jobs_job j WHERE j.{READY_OF_QUEUE.replace(" AND ", " AND j.")}
-                AND (j.priority * -1, j.member) > (line.rank, line.member)
-            ORDER BY j.priority * -1, j.member, j.sequence LIMIT 1)
+        SELECT n.priority * -1, n.member FROM line JOIN jobs_job n ON n.id = COALESCE(
+            (SELECT j.id FROM jobs_job j WHERE {READY_STEP}
+                AND j.priority * -1 = line.rank AND j.member > line.member
+                ORDER BY j.member, j.sequence LIMIT 1),
+            (SELECT j.id FROM jobs_job j WHERE {READY_STEP} AND j.priority * -1 > line.rank
+                ORDER BY j.priority * -1, j.member, j.sequence LIMIT 1))
     )
     SELECT rank, member FROM line LIMIT {{most}}
 """
@@ -187,7 +192,7 @@ def _group(candidate: Candidate) -> tuple[int, int]:
 def _of_every_group(tenant: int, queue: str, places: int) -> list[Candidate]:
     """Where members or priorities differ: the first jobs of each."""
     statement = GROUPS.replace("{most}", str(MOST_GROUPS))
-    groups = sql.rows(statement, [tenant, queue, tenant, queue])
+    groups = sql.rows(statement, [tenant, queue] * 3)
     found: list[Candidate] = []
     for start in range(0, len(groups), 100):
         batch = groups[start : start + 100]

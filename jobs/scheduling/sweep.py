@@ -47,7 +47,7 @@ def repair() -> None:
         | Q(queue__in=Queue.objects.filter(paused=True).values("name"))
     )
     for lease in leases.filter(paused, worker="", job__state=JobState.QUEUED.value):
-        if services.hand_back(lease.job_id, lease.attempt):
+        if services.hand_back(lease.job_id, lease.attempt, only_queued=True):
             _take_back(lease)
 
 

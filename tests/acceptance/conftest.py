@@ -15,6 +15,7 @@ ONE_ENGINE_IS_ENOUGH = (
     "test_11_isolation.py",
     "test_12_paths.py",
     "test_14_stop.py",
+    "test_15_rate.py",
     "test_20_start.py",
     "test_unprefixed_routes.py",
 )

@@ -57,6 +57,7 @@ def paced(client: Client, per_s: float, seconds: float) -> list[requests.Respons
     return answers
 
 
+@pytest.mark.slow
 def test_15_twice_the_rate_is_held_at_the_rate(bounded: Stack) -> None:
     ann, bob = Cast(bounded)("ann", "bob")
     pool = ThreadPoolExecutor(5)
@@ -84,6 +85,7 @@ def counted(stack: Stack, user: str) -> float:
     return float(found[1]) if found else 0.0
 
 
+@pytest.mark.slow
 def test_15_invented_ids_cost_no_memory(bounded: Stack) -> None:
     (ann,) = Cast(bounded)("ann")
     made = ann.submit([probe("a", "x")])

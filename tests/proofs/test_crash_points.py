@@ -23,6 +23,7 @@ MOST_STEPS = 400
 WHY = "a check of the tests"
 
 pytestmark = [
+    pytest.mark.proof,
     pytest.mark.timeout(900),
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("small_house"),

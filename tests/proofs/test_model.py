@@ -17,6 +17,7 @@ LONGEST_S = 240
 STATES = re.compile(r"(\d+) states, stored")
 
 pytestmark = [
+    pytest.mark.proof,
     pytest.mark.timeout(2 * LONGEST_S),
     pytest.mark.skipif(
         shutil.which("spin") is None or shutil.which("gcc") is None,

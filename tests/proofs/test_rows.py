@@ -18,7 +18,11 @@ HISTORY = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("small_house")]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("small_house"),
+]
 
 
 @pytest.mark.timeout(600)
