@@ -24,9 +24,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SCRATCH = REPOSITORY / "var" / "test"
 BROWSER = "tests/browser"
 TIMED = "tests/acceptance"  # bounds in seconds: nothing else runs meanwhile
+WITHOUT_A_CLOCK = (  # but these, which only look at answers
+    "tests/acceptance/test_11_isolation.py",
+    "tests/acceptance/test_12_paths.py",
+    "tests/acceptance/test_20_start.py",
+    "tests/acceptance/test_unprefixed_routes.py",
+)
 USUAL = "not slow and not proof and not gpu"
 NO_TESTS_FOUND = 5
 TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
+THREE_AT_A_TIME = ("-n", "3", "--dist", "loadfile")  # stacks wait more than they compute
 ONE_AT_A_TIME = ("-n", "0")
 SHARED = {"OMP_NUM_THREADS": "1"}  # two processes on two cores: torch takes one each
 
@@ -89,10 +96,16 @@ def parts(arguments: Sequence[str], *, postgres: str | None) -> Iterator[Part]:
         yield Part("the named tests", marks, () if browser else (f"--ignore={BROWSER}",))
         return
     everything = ("tests", f"--ignore={BROWSER}")
-    untimed = (*everything, f"--ignore={TIMED}")
+    timed = (TIMED, *(f"--ignore={path}" for path in WITHOUT_A_CLOCK))
+    others = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests").iterdir())
+    untimed = [path for path in others if _holds_tests(path) and path not in (BROWSER, TIMED)]
     yield Part("units, on SQLite", f"{USUAL} and not stack", (*everything, *TWO_AT_A_TIME), SHARED)
-    yield Part("whole stacks by the clock, on SQLite", USUAL, (TIMED, *ONE_AT_A_TIME))
-    yield Part("whole stacks, on SQLite", f"{USUAL} and stack", (*untimed, *TWO_AT_A_TIME))
+    yield Part("whole stacks by the clock, on SQLite", USUAL, (*timed, *ONE_AT_A_TIME))
+    yield Part(
+        "whole stacks, on SQLite",
+        f"{USUAL} and stack",
+        (*untimed, *WITHOUT_A_CLOCK, *THREE_AT_A_TIME),
+    )
     if postgres is not None:
         env = {"DATABASE_URL": postgres}
         rows = f"{USUAL} and (django_db or postgres)"
@@ -161,6 +174,11 @@ def postgres_url() -> Iterator[str | None]:
         return
     with private_postgres(programs) as url:
         yield url
+
+
+def _holds_tests(path: str) -> bool:
+    name = Path(path).name
+    return name.startswith("test_") or (not name.startswith(("_", ".")) and "." not in name)
 
 
 def _is_path(argument: str) -> bool:

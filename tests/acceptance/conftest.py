@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +20,26 @@ ONE_ENGINE_IS_ENOUGH = (
     "test_20_start.py",
     "test_unprefixed_routes.py",
 )
+# on PostgreSQL these run with `bin/test -m proof`, as in CI: bin/test itself has to end in time
+LATER_ON_POSTGRES = (
+    "test_05_tenants_apart.py",
+    "test_06_cancel.py",
+    "test_07_no_leak.py",
+    "test_08_dependencies.py",
+    "test_09_failure_is_local.py",
+)
 LEASE_S = 6
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_postgres = os.environ.get("DATABASE_URL", "").startswith("postgres")
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.stack)
             if item.path.name not in ONE_ENGINE_IS_ENOUGH:
                 item.add_marker(pytest.mark.postgres)
+            if on_postgres and item.path.name in LATER_ON_POSTGRES:
+                item.add_marker(pytest.mark.proof)
 
 
 @pytest.fixture(scope="package")

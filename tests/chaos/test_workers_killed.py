@@ -123,6 +123,7 @@ def test_a_body_that_exits_hangs_or_runs_out_of_memory_is_tried_again(
     finished_once(stack, ann, made, attempts=2)
 
 
+@pytest.mark.slow
 def test_a_body_that_always_hangs_fails_as_stalled(stack: Stack, cast: Cast) -> None:
     (ann,) = cast("ann")
     made = ann.submit([probe("bad", "x", fail="hang"), probe("next", "x")])
