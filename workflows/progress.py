@@ -120,12 +120,12 @@ def _refresh_old(due: list[uuid.UUID], moving: set[uuid.UUID]) -> None:
         _told.pop(pk, None)
 
 
-def refresh(workflow_id: uuid.UUID) -> str | None:
-    """Write the copy; a change of state is an event in the same transaction. The state, if any."""
+def refresh(workflow_id: uuid.UUID) -> None:
+    """Write the copy; a change of state is an event in the same transaction."""
     rows = Workflow.objects.across_tenants("one workflow by id")
     tenant_id = rows.filter(pk=workflow_id).values_list("tenant_id", flat=True).first()
     if tenant_id is None:
-        return None
+        return
     with transaction.atomic():
         events.lock(tenant_id)
         began_at = time.monotonic()  # waiting for the lock is no reason to rest
@@ -138,7 +138,6 @@ def refresh(workflow_id: uuid.UUID) -> str | None:
             events.record(tenant_id, "workflow", [(workflow.pk, shapes.workflow_state(workflow))])
             events.nudge(tenant_id, work_may_start=False)
     _rested.rest(workflow_id, time.monotonic() - began_at)
-    return workflow.state
 
 
 def apply(workflow: Workflow) -> Workflow:

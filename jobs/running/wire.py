@@ -15,7 +15,6 @@ from django_rq import get_queue
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue, worker_registration
-from rq.exceptions import NoSuchJobError
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as Message
 from rq.utils import now, utcformat
@@ -95,7 +94,7 @@ class Wire:
                     connection=self._showing,
                     serializer=self.queue.serializer,
                 )
-            except (redis.RedisError, NoSuchJobError) as error:
+            except Exception as error:  # RQ raises many kinds; the job runs on, unseen there
                 log.debug("%s can not show %r: %s", self.worker, self._popped, error)
                 return
             self._show(self._put_running)

@@ -162,21 +162,6 @@ def _capacity(queue: str, by_operator: int) -> int:
     return int(settings.MAX_WORKERS)
 
 
-def queue_states() -> list[QueueState]:
-    """Every queue with its capacity, live workers and leases."""
-    return read_bounds().queues
-
-
-def room_by_queue() -> dict[str, int]:
-    """How many more leases fit into each queue."""
-    return {queue.name: queue.free for queue in read_bounds().queues}
-
-
-def free_run_slots() -> list[int]:
-    """The numbers of the run slots that no lease holds."""
-    return read_bounds().free_run_slots
-
-
 def set_maintenance(on: bool, note: str = "") -> None:
     """Begin or end maintenance mode: what runs goes on, nothing new is promoted."""
     if on:

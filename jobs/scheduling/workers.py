@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 
-from django.db.models import Count
 from django.db.models.functions import Now
 
 from jobs.models import Worker
@@ -40,9 +39,3 @@ def seen(name: str, *, warm: bool | None = None) -> bool:
 def leave(name: str) -> None:
     """Forget a worker that ends."""
     Worker.objects.filter(name=name).delete()
-
-
-def live_by_queue() -> dict[str, int]:
-    """How many warm workers each queue has."""
-    rows = Worker.objects.live().filter(warm=True).values_list("queue")
-    return dict(rows.annotate(Count("pk")))
