@@ -86,21 +86,36 @@ def accept(
     if (earlier := _workflow_before(tenant, once)) is not None:
         return Submitted(earlier)
     wanted = spec.parse_workflow(body, checker())
+    if not tenant._state.adding:
+        return _accept(tenant, wanted, user=user, once=once)
+    with transaction.atomic():  # its first write, which makes it: a refused one does not
+        tenant, _ = Tenant.objects.get_or_create(key=tenant.key)
+        return _accept(tenant, wanted, user=user, once=once)
+
+
+def _accept(
+    tenant: Tenant, wanted: WorkflowSpec, *, user: User | None, once: Once | None
+) -> Submitted:
+    """Write what was checked. Whatever can be made without the tenant's row is made before it is
+    taken: until the commit nothing of the tenant starts or ends."""
+    workflow = Workflow(
+        tenant=tenant,
+        name=wanted.name,
+        on_failure=wanted.on_failure,
+        created_by=user,
+        created_at=timezone.now(),
+    )
+    rows = _rows(workflow, wanted, _slides(tenant, enumerate(wanted.jobs)), user)
     with transaction.atomic():
-        tenant = _locked(tenant)
+        _make_own_lanes(rows)
+        tenant = events.lock(tenant.pk)
         if (earlier := _workflow_before(tenant, once)) is not None:
+            transaction.set_rollback(True)
             return Submitted(earlier)
-        _check_cap(tenant, len(wanted.jobs))
-        workflow = Workflow.objects.create(
-            tenant=tenant,
-            name=wanted.name,
-            on_failure=wanted.on_failure,
-            created_by=user,
-            created_at=timezone.now(),
-        )
-        slides = _slides(tenant, enumerate(wanted.jobs))
-        rows, edges = _insert(workflow, wanted, slides, user)
-        lanes.raise_heads(tenant.pk, {row.branch_id for row in rows})
+        _check_cap(tenant, len(rows))
+        workflow.save(force_insert=True)
+        edges = _insert(tenant, wanted, rows)
+        lanes.raise_heads(tenant.pk, {row.branch_id for row in rows if not row.own_branch})
         _note_heads(workflow, rows)
         idempotency.keep(tenant, once, workflow.pk)
         events.record(tenant.pk, "workflow", [(workflow.pk, shapes.workflow_state(workflow))])
@@ -123,8 +138,9 @@ def add_job(
     if (earlier := _job_before(tenant, once)) is not None:
         return earlier
     wanted = spec.parse_job(body, check_type)
+    slides = _slides(tenant, [(None, wanted)])
     with transaction.atomic():
-        tenant = _locked(tenant)
+        tenant = events.lock(tenant.pk)
         if (earlier := _job_before(tenant, once)) is not None:
             return earlier
         _check_cap(tenant, 1)
@@ -135,11 +151,13 @@ def add_job(
         if jobs.filter(key=wanted.key).exists():
             raise SpecError({"job_id": [f"{wanted.key} is used in this workflow already."]})
         upstream = _existing(jobs, wanted)
-        whole = WorkflowSpec(workflow.name, workflow.on_failure, (wanted,), (0,))
-        slides = _slides(tenant, [(None, wanted)])
         last = jobs.order_by("-position").values_list("position", flat=True).first()
-        place = 0 if last is None else last + 1
-        (row,), _ = _insert(workflow, whole, slides, user, place=place, upstream=upstream)
+        whole = WorkflowSpec(workflow.name, workflow.on_failure, (wanted,), (0,))
+        rows = _rows(workflow, whole, slides, user, upstream=upstream)
+        rows[0].position = 0 if last is None else last + 1
+        _make_own_lanes(rows)
+        _insert(tenant, whole, rows, upstream=upstream)
+        (row,) = rows
         lanes.raise_heads(tenant.pk, {row.branch_id})
         idempotency.keep(tenant, once, row.uuid)
         events.jobs_changed(tenant.pk, [row.pk])
@@ -187,13 +205,6 @@ def _job_before(tenant: Tenant, once: Once | None) -> Job | None:
     return Job.objects.for_tenant(tenant).filter(uuid=made).first() if made else None
 
 
-def _locked(tenant: Tenant) -> Tenant:
-    """The tenant's locked row, made by its first accepted write."""
-    if tenant._state.adding:
-        tenant, _ = Tenant.objects.get_or_create(key=tenant.key)
-    return events.lock(tenant.pk)
-
-
 def _check_cap(tenant: Tenant, jobs: int) -> None:
     """Raise TooManyPending when these jobs would be too many. The caller holds the tenant's row.
 
@@ -233,102 +244,122 @@ def _slides(
 ) -> dict[str | uuid.UUID, Slide]:
     """The slide of every path and id that the jobs name. Raises SpecError for the bad ones."""
     slides: dict[str | uuid.UUID, Slide] = {}
+    places: dict[str | uuid.UUID, roots.Place] = {}
     faults: dict[str, Any] = {}
-    for place, job in jobs:
+    for number, job in jobs:
         wanted = job.image_path or job.slide_id
-        if wanted is None or wanted in slides:
+        if wanted is None or wanted in slides or wanted in places:
             continue
         try:
-            slides[wanted] = _slide(tenant, job)
+            if job.image_path:
+                places[wanted] = _place(tenant, job.image_path)
+            else:
+                slides[wanted] = _slide(tenant, job.slide_id)
         except SpecError as error:
-            faults[str(place)] = error.errors
+            faults[str(number)] = error.errors
     if "None" in faults:
         raise SpecError(faults["None"])
     if faults:
         raise SpecError({"jobs": faults})
-    return slides
+    rows = roots.rows_of(tenant, places.values())
+    return slides | {path: rows[place] for path, place in places.items()}
 
 
-def _slide(tenant: Tenant, job: JobSpec) -> Slide:
-    if job.image_path:
-        try:
-            return roots.resolve(tenant, job.image_path)
-        except roots.BadPath as error:
-            raise SpecError({"image_path": [str(error)]}) from error
-    slide = roots.by_id(tenant, job.slide_id) if job.slide_id else None
+def _place(tenant: Tenant, image_path: str) -> roots.Place:
+    try:
+        return roots.locate(tenant, image_path)
+    except roots.BadPath as error:
+        raise SpecError({"image_path": [str(error)]}) from error
+
+
+def _slide(tenant: Tenant, slide_id: uuid.UUID | None) -> Slide:
+    slide = roots.by_id(tenant, slide_id) if slide_id else None
     if slide is None:
         raise SpecError({"slide_id": ["No slide of yours has this id: see GET /api/slides."]})
     return slide
 
 
-def _insert(
+def _rows(
     workflow: Workflow,
     wanted: WorkflowSpec,
     slides: Mapping[str | uuid.UUID, Slide],
     user: User | None,
     *,
-    place: int = 0,
     upstream: Mapping[str, Job] | None = None,
-) -> tuple[list[Job], list[tuple[Job, Job]]]:
-    """Write branches, jobs in one total order, and edges. The caller holds the tenant's row.
+) -> list[Job]:
+    """The jobs in their total order (R2), but for lane and number.
 
-    place     position of the first job in the workflow
     upstream  jobs of the workflow that exist already, by key
     """
-    first = _take_sequences(workflow.tenant, len(wanted.jobs))
     rows = []
-    for sequence, position in enumerate(wanted.order, first):
+    for position in wanted.order:
         job = wanted.jobs[position]
         row = _row(job, workflow, user, upstream or {})
-        row.sequence = sequence
-        row.position = place + position
+        row.position = position
         row.slide = slides.get(job.image_path or job.slide_id or "")
         rows.append(row)
-    _set_branches(workflow.tenant, [(row, wanted.jobs[row.position - place]) for row in rows])
-    Job.objects.bulk_create(rows, batch_size=BATCH)
-    return rows, _insert_edges(workflow.tenant_id, rows, wanted, upstream or {})
+    return rows
 
 
 def _row(job: JobSpec, workflow: Workflow, user: User | None, upstream: Mapping[str, Job]) -> Job:
-    done = sum(row.status is JobState.SUCCEEDED for row in upstream.values())
+    left = len(job.depends_on) - sum(r.status is JobState.SUCCEEDED for r in upstream.values())
+    now = timezone.now()
+    # alone in its lane it is the head, whatever else happens
+    ready = job.branch is None and not left
     # ids, not objects: of 10,000 rows that is a third of the time
     return Job(
         tenant_id=workflow.tenant_id,
         workflow_id=workflow.pk,
         key=job.key,
+        own_branch=job.branch is None,
         job_type=job.job_type,
         queue=types.get(job.job_type).queue_for(job.params),
         params=dict(job.params),
         priority=job.priority,
         on_failure=workflow.on_failure,
         max_attempts=settings.MAX_ATTEMPTS,
-        upstream_left=len(job.depends_on) - done,
+        state=JobState.READY.value if ready else JobState.PENDING.value,
+        upstream_left=left,
         created_by_id=user.pk if user else None,
         member=user.pk if user else 0,
-        created_at=timezone.now(),
+        created_at=now,
+        ready_at=now if ready else None,
     )
+
+
+def _make_own_lanes(rows: list[Job]) -> None:
+    """A lane for each job that names none: nobody else knows it, so it needs no lock."""
+    alone = [row for row in rows if row.own_branch]
+    own = [Branch(tenant_id=row.tenant_id, name=f"job:{row.uuid}") for row in alone]
+    Branch.objects.bulk_create(own, batch_size=BATCH)
+    for row, lane in zip(alone, own, strict=True):
+        row.branch = lane
+
+
+def _insert(
+    tenant: Tenant,
+    wanted: WorkflowSpec,
+    rows: list[Job],
+    *,
+    upstream: Mapping[str, Job] | None = None,
+) -> list[tuple[Job, Job]]:
+    """Write named lanes, jobs and edges. The caller holds the tenant's row."""
+    named = {job.branch for job in wanted.jobs if job.branch is not None}
+    lane_of = _lanes_named(tenant, sorted(named))
+    first = _take_sequences(tenant, len(rows))
+    for row, position in zip(rows, wanted.order, strict=True):
+        row.sequence = first
+        first += 1
+        if (branch := wanted.jobs[position].branch) is not None:
+            row.branch = lane_of[branch]
+    Job.objects.bulk_create(rows, batch_size=BATCH)
+    return _insert_edges(tenant.pk, rows, wanted, upstream or {})
 
 
 def _take_sequences(tenant: Tenant, count: int) -> int:
     """Allocate `count` places in the tenant's total order (R2). Returns the first."""
     Tenant.objects.filter(pk=tenant.pk).update(next_sequence=F("next_sequence") + count)
     return Tenant.objects.values_list("next_sequence", flat=True).get(pk=tenant.pk) - count
-
-
-def _set_branches(tenant: Tenant, rows: list[tuple[Job, JobSpec]]) -> None:
-    """Give every row its lane, making those that are new. No branch named: a lane of its own."""
-    named = {job.branch for _, job in rows if job.branch is not None}
-    lane_of = _lanes_named(tenant, sorted(named))
-    own: list[Branch] = []
-    lanes_of_rows: list[Branch] = []
-    for row, job in rows:
-        row.own_branch = job.branch is None
-        if job.branch is None:
-            own.append(Branch(tenant=tenant, name=f"job:{row.uuid}"))
-        lanes_of_rows.append(own[-1] if job.branch is None else lane_of[job.branch])
-    Branch.objects.bulk_create(own, batch_size=BATCH)
-    for (row, _), lane in zip(rows, lanes_of_rows, strict=True):
-        row.branch = lane
 
 
 def _lanes_named(tenant: Tenant, names: list[str]) -> dict[str, Branch]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from django.conf import settings
@@ -18,7 +18,11 @@ from jobs.models import Slide
 from tenants.models import Tenant
 
 SHARED = "shared"
+BATCH = 500
 NAMESPACE = uuid.UUID("5b0d4a52-6f0a-5b3e-9d0f-0c6d1a7c2f11")
+
+Place = tuple[str, str]
+"""Name of a root and a path relative to it."""
 
 
 class BadPath(ValueError):
@@ -41,8 +45,8 @@ def roots_of(tenant: Tenant) -> Mapping[str, Path]:
     return roots
 
 
-def locate(tenant: Tenant, image_path: str) -> tuple[str, str]:
-    """(root name, path relative to it) of a readable slide. Raises BadPath."""
+def locate(tenant: Tenant, image_path: str) -> Place:
+    """Where a readable slide is. Raises BadPath."""
     if not image_path or "\0" in image_path or len(image_path) > 1000:
         raise BadPath(image_path)
     if ".." in Path(image_path).parts:
@@ -71,11 +75,6 @@ def slide_id(tenant: Tenant, root: str, path: str) -> uuid.UUID:
     return uuid.uuid5(NAMESPACE, f"{tenant.key}\n{root}\n{path}")
 
 
-def resolve(tenant: Tenant, image_path: str) -> Slide:
-    """The slide row of `image_path`, made when it is new. `tenant` is saved. Raises BadPath."""
-    return _row(tenant, *locate(tenant, image_path))
-
-
 def by_id(tenant: Tenant, wanted: uuid.UUID) -> Slide | None:
     """The slide with this id: its row, or one made now when a file in a root has this id."""
     row: Slide | None = Slide.objects.for_tenant(tenant).filter(uuid=wanted).first()
@@ -83,12 +82,12 @@ def by_id(tenant: Tenant, wanted: uuid.UUID) -> Slide | None:
         return row
     for root, path in files_of(tenant):
         if slide_id(tenant, root, path) == wanted:
-            return _row(tenant, root, path)
+            return rows_of(tenant, [(root, path)])[root, path]
     return None
 
 
-def files_of(tenant: Tenant) -> Iterator[tuple[str, str]]:
-    """(root name, relative path) of every file that the tenant may read."""
+def files_of(tenant: Tenant) -> Iterator[Place]:
+    """Every file that the tenant may read."""
     for name, root in roots_of(tenant).items():
         for folder, folders, files in os.walk(root):
             folders.sort()
@@ -98,11 +97,30 @@ def files_of(tenant: Tenant) -> Iterator[tuple[str, str]]:
                     yield name, path
 
 
-def _row(tenant: Tenant, root: str, path: str) -> Slide:
-    row, _ = Slide.objects.for_tenant(tenant).get_or_create(
-        root=root, path=path, defaults={"tenant": tenant, "uuid": slide_id(tenant, root, path)}
-    )
-    return row
+def rows_of(tenant: Tenant, places: Iterable[Place]) -> dict[Place, Slide]:
+    """The slide rows of these places, made where they are new. `tenant` is saved."""
+    wanted = sorted(set(places))
+    found: dict[Place, Slide] = {}
+    for start in range(0, len(wanted), BATCH):
+        batch = wanted[start : start + BATCH]
+        known = _known(tenant, batch)
+        new = [
+            Slide(tenant=tenant, root=root, path=path, uuid=slide_id(tenant, root, path))
+            for root, path in batch
+            if (root, path) not in known
+        ]
+        if new:  # in one order everywhere: of two that make the same ones, one waits and then reads
+            Slide.objects.bulk_create(new, ignore_conflicts=True)
+            known = _known(tenant, batch)
+        found |= known
+    return found
+
+
+def _known(tenant: Tenant, places: list[Place]) -> dict[Place, Slide]:
+    paths = {path for _, path in places}
+    rows = Slide.objects.for_tenant(tenant).filter(path__in=paths)
+    known = {(row.root, row.path): row for row in rows}
+    return {place: known[place] for place in places if place in known}
 
 
 def real_path(slide: Slide) -> Path:
