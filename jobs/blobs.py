@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,10 +61,22 @@ def stored_bytes(tenant: Tenant) -> int:
 # --- publishing ---------------------------------------------------------------------------
 
 
-def share(tenant_id: int, files: Iterable[StoredArtifact]) -> list[StoredArtifact]:
+def lost(tenant_id: int, files: list[StoredArtifact]) -> set[str]:
+    """Where bytes equal to those of `files` should be, and the storage has none.
+
+    To be asked before the tenant's row is taken: a storage may be far, or hang.
+    """
+    rows = _live(tenant_id).filter(sha256__in=_hashes(files))
+    return {row.path for row in rows if not is_stored(row.path, row.size)}
+
+
+def share(
+    tenant_id: int, files: Iterable[StoredArtifact], lost: Container[str]
+) -> list[StoredArtifact]:
     """Count `files`, and lead those whose bytes the tenant has already to those bytes.
 
-    The caller holds the tenant's row.
+    The caller holds the tenant's row. What was doomed since `lost` was asked is no longer among
+    the tenant's bytes, and what came since was stored just now.
     """
     wanted = list(files)
     known = {row.sha256: row for row in _live(tenant_id).filter(sha256__in=_hashes(wanted))}
@@ -75,7 +87,7 @@ def share(tenant_id: int, files: Iterable[StoredArtifact]) -> list[StoredArtifac
         if row is None:
             new[file.sha256] = _row(tenant_id, file, file.path)
         elif row.path != file.path:
-            spare.append(_row(tenant_id, file, _merged(row, file)))
+            spare.append(_row(tenant_id, file, _merged(row, file, lost)))
     for row in spare:
         row.doomed_at = timezone.now()
     Blob.objects.bulk_create([*new.values(), *spare])
@@ -91,16 +103,15 @@ def _row(tenant_id: int, file: StoredArtifact, path: str) -> Blob:
     return Blob(tenant_id=tenant_id, sha256=file.sha256, path=path, size=file.size)
 
 
-def _merged(row: Blob, file: StoredArtifact) -> str:
+def _merged(row: Blob, file: StoredArtifact, lost: Container[str]) -> str:
     """The path of the two with equal bytes that is not needed. Lost bytes are replaced for all."""
-    if is_stored(row.path, row.size):
+    if row.path not in lost:
         return file.path
-    lost, row.path = row.path, file.path
-    if row.pk is not None:
-        row.save(update_fields=["path"])
-        artifacts = Artifact.objects.across_tenants("blobs of one tenant")
-        artifacts.filter(tenant=row.tenant_id, sha256=row.sha256, path=lost).update(path=row.path)
-    return lost
+    before, row.path = row.path, file.path
+    row.save(update_fields=["path"])
+    artifacts = Artifact.objects.across_tenants("blobs of one tenant")
+    artifacts.filter(tenant=row.tenant_id, sha256=row.sha256, path=before).update(path=row.path)
+    return before
 
 
 def are_live(tenant_id: int, files: Iterable[StoredArtifact]) -> bool:

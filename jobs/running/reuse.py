@@ -38,9 +38,10 @@ def publish(job: Job, result: Result) -> bool:
     files = list(result.artifacts)
     if not files:
         return _succeed(job, result, files)
+    lost = blobs.lost(job.tenant_id, files)
     with transaction.atomic():
         events.lock(job.tenant_id)
-        done = _succeed(job, result, blobs.share(job.tenant_id, files))
+        done = _succeed(job, result, blobs.share(job.tenant_id, files, lost))
         if not done:
             transaction.set_rollback(True)
     return done

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from django.core.files.base import ContentFile
-from django.core.files.storage import default_storage
-from django.db import transaction
+from django.core.files.storage import FileSystemStorage, default_storage
+from django.db import connection, transaction
 
 from jobs import blobs, services
 from jobs.imaging.slide import open_slide
@@ -312,6 +312,68 @@ def test_two_equal_files_of_one_job_are_kept_once(lab: Path, ann: Tenant) -> Non
     assert blobs.collect() == 1
     assert not (lab / "y").exists()
     assert contents(job_of(flow, "it")) == {"x": b"same", "y": b"same"}
+
+
+class AskedOutside(FileSystemStorage):
+    """A storage that is far: nobody may hold a row while asking it."""
+
+    asked = 0
+
+    def size(self, name: str) -> int:
+        assert not connection.in_atomic_block, f"{name} was asked for in a transaction"
+        AskedOutside.asked += 1
+        return super().size(name)
+
+
+def test_the_storage_is_asked_before_the_tenant_is_held(
+    settings: Any, lab: Path, ann: Tenant
+) -> None:
+    storage = {"BACKEND": f"{__name__}.AskedOutside", "OPTIONS": {"location": str(lab)}}
+    settings.STORAGES = {**settings.STORAGES, "default": storage}
+    run(ann, [mask()])
+    before = AskedOutside.asked
+    run(ann, [mask(reuse=False)])
+    assert AskedOutside.asked >= before + 4
+
+
+def made(lab: Path, name: str) -> list[StoredArtifact]:
+    (lab / name).write_bytes(b"same")
+    return [StoredArtifact(name, name, name, 4, "5" * 64)]
+
+
+def published(owner: Tenant, files: list[StoredArtifact]) -> Workflow:
+    """A workflow whose job left these files."""
+    flow = factories.workflow(owner, [factories.job("it")])
+    ((pk, attempt),) = promoted()
+    assert services.start(pk, attempt, "w") is not None
+    assert reuse.publish(job_of(flow, "it"), reuse.Result(files, {}, "", ""))
+    return flow
+
+
+def shared(owner: Tenant, files: list[StoredArtifact], lost: set[str]) -> list[str]:
+    with transaction.atomic():
+        return [file.path for file in blobs.share(owner.pk, files, lost)]
+
+
+def test_bytes_that_went_between_the_look_and_the_lock_are_not_shared(
+    lab: Path, ann: Tenant
+) -> None:
+    flow, late = published(ann, made(lab, "x")), made(lab, "y")
+    lost = blobs.lost(ann.pk, late)
+    assert lost == set()
+    delete(flow)
+    blobs._doom(100)
+    assert shared(ann, late, lost) == ["y"]
+
+
+def test_bytes_that_another_replaced_meanwhile_are_shared(lab: Path, ann: Tenant) -> None:
+    published(ann, made(lab, "x"))
+    (lab / "x").unlink()
+    late = made(lab, "y")
+    lost = blobs.lost(ann.pk, late)
+    assert lost == {"x"}
+    published(ann, made(lab, "z"))
+    assert shared(ann, late, lost) == ["z"]
 
 
 def test_cells_are_reused_with_their_mask_and_their_ids(
