@@ -6,10 +6,24 @@ import django.db.models.functions.datetime
 from django.conf import settings
 from django.db import migrations, models
 
-# Events from before this migration hold their data in another form. They are kept for a day at
-# most, and a feed that asks for one that is gone gets a snapshot instead.
-FORGET_EVENTS = "DELETE FROM jobs_event"
+# Events from before this migration hold the whole shape of their job, and the feed tells them as they
+# are. Those from after it hold what changed: on the way back they go, and a feed that asks for one
+# that is gone gets a snapshot instead.
+FORGET_EVENTS = "DELETE FROM jobs_event WHERE data IS NULL"
+# A paused lane kept its head ready; from here on it has none, and who has nothing ready is in no
+# line. 0 is PENDING and 1 is READY.
+PAUSE_HEADS = """
+    UPDATE jobs_job SET state = 0 WHERE state = 1
+    AND branch_id IN (SELECT id FROM jobs_branch WHERE paused)
+"""
+LEAVE_LINE = """
+    UPDATE tenants_tenant SET waiting_since = NULL WHERE waiting_since IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM jobs_job j WHERE j.tenant_id = tenants_tenant.id AND j.state = 1)
+"""
 KNOW_MEMBERS = "UPDATE jobs_job SET member = created_by_id WHERE created_by_id IS NOT NULL"
+KNOW_HOLDERS = """
+    UPDATE jobs_lease SET member = (SELECT j.member FROM jobs_job j WHERE j.id = jobs_lease.job_id)
+"""
 
 
 class Migration(migrations.Migration):
@@ -21,7 +35,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RunSQL(FORGET_EVENTS, migrations.RunSQL.noop),
+        migrations.RunSQL([PAUSE_HEADS, LEAVE_LINE], migrations.RunSQL.noop),
         migrations.CreateModel(
             name="Maintenance",
             fields=[
@@ -138,6 +152,7 @@ class Migration(migrations.Migration):
             name="member",
             field=models.BigIntegerField(default=0),
         ),
+        migrations.RunSQL(KNOW_HOLDERS, migrations.RunSQL.noop),
         migrations.AddField(
             model_name="lease",
             name="pushed_at",
@@ -151,6 +166,7 @@ class Migration(migrations.Migration):
             name="data",
             field=models.JSONField(null=True),
         ),
+        migrations.RunSQL(migrations.RunSQL.noop, FORGET_EVENTS),
         migrations.AlterField(
             model_name="event",
             name="tenant",
