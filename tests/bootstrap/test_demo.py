@@ -16,7 +16,7 @@ from labsched import demo, loopback, stack
 from labsched.bootstrap.console import Trouble
 from labsched.demo_progress import Watcher, note
 from labsched.management.commands import dev
-from labsched.management.commands.demo import judge
+from labsched.management.commands.demo import check_model, judge
 from labsched.verification import Verdict
 
 JOB = {
@@ -162,3 +162,14 @@ def test_what_health_misses_is_named() -> None:
         thread.join()
         server.server_close()
     assert dev.unhealthy(url) == "the web process does not answer yet"
+
+
+def test_a_model_that_is_none_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(Trouble, match=r"no model file .*nope\.pt"):
+        check_model(tmp_path / "nope.pt")
+    (tmp_path / "notes.pt").write_text("no weights")
+    with pytest.raises(
+        Trouble, match=r"notes\.pt cannot be loaded as a TorchScript model\."
+    ) as told:
+        check_model(tmp_path / "notes.pt")
+    assert "--model" in told.value.next_step

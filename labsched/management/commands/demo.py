@@ -53,8 +53,8 @@ def run(
     console: Console, *, slide: Path | None, model: Path | None, serve: bool, port: int | None
 ) -> None:
     """The whole demo. Raises Trouble when anything on the way is not as it must be."""
-    if model is not None and not model.is_file():
-        raise Trouble(f"There is no model file {model}.", "Check the path that --model names.")
+    if model is not None:
+        check_model(model)
     image_path = bring_slide(slide)
     chosen = free_port() if port is None else choose_port(port)
     demo = Demo(console, port=chosen, model=None if model is None else model.resolve())
@@ -69,6 +69,23 @@ def run(
             stay(console, demo.url, finding, process)
     if not serve:
         console.print("To look at it in a browser: bin/demo --serve")
+
+
+def check_model(model: Path) -> None:
+    """Raise Trouble unless `model` can be loaded: no worker of a stack would get warm with it."""
+    if not model.is_file():
+        raise Trouble(f"There is no model file {model}.", "Check the path that --model names.")
+    from jobs.imaging import network  # loads torch, for those who bring a model
+    from jobs.imaging.contract import BadInput
+
+    try:
+        network.load(model)
+    except BadInput as error:
+        wrong, _, _ = str(error).partition(": give ")  # its advice is for a server's settings
+        raise Trouble(
+            f"{wrong}.",
+            "Give --model an InstanSeg TorchScript file, or leave it out: the published one is used.",
+        ) from error
 
 
 def report(console: Console, finding: Finding, *, seconds: float) -> None:
