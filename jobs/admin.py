@@ -24,6 +24,7 @@ from jobs.models import (
     Queue,
     RunSlot,
     Slide,
+    Tally,
     UserSlot,
     Worker,
 )
@@ -223,4 +224,4 @@ class DurationAdmin(ReadOnlyAdmin):
     list_display = ["job_type", "model", "device", "phase", "per_tile"]
 
 
-admin.site.register([RunSlot, Maintenance, LearntUntil], ReadOnlyAdmin)
+admin.site.register([RunSlot, Maintenance, LearntUntil, Tally], ReadOnlyAdmin)

@@ -7,7 +7,7 @@ import time
 
 from django.db import DatabaseError
 
-from jobs.scheduling import estimate
+from jobs.scheduling import estimate, tally
 from jobs.scheduling.wake import by_database, wake
 from jobs.signals import jobs_moved, swept
 
@@ -17,9 +17,11 @@ _learnt = {"at": time.monotonic()}  # the first lesson comes after a while: a st
 
 
 def connect() -> None:
-    """Wake the schedulers after every move that may let work start; learn from what ended."""
+    """Wake the schedulers after every move that may let work start; count, and learn from what
+    ended."""
     jobs_moved.connect(_wake, dispatch_uid="jobs.wake")
     swept.connect(_learn, dispatch_uid="jobs.learn")
+    swept.connect(_keep_counts, dispatch_uid="jobs.tally")
 
 
 def _wake(*, work_may_start: bool, **_: object) -> None:
@@ -35,3 +37,10 @@ def _learn(**_: object) -> None:
         estimate.learn()
     except DatabaseError as error:
         log.warning("nothing is learnt about how long jobs take: %s", error)
+
+
+def _keep_counts(**_: object) -> None:
+    try:
+        tally.keep_in_time()
+    except DatabaseError as error:
+        log.warning("what was counted for /metrics is kept later: %s", error)

@@ -1,8 +1,10 @@
-"""Prometheus numbers counted from rows at each scrape: right with any number of processes."""
+"""Prometheus numbers read from rows at each scrape: right with any number of processes.
+
+What would take all rows ever written, or no row says, the schedulers count (jobs/scheduling/tally).
+"""
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,7 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError
-from django.db.models import Case, Count, DurationField, ExpressionWrapper, F, Sum, Value, When
+from django.db.models import Count, DurationField, ExpressionWrapper, F, Sum
 from django.db.models.functions import Now
 from prometheus_client import REGISTRY
 from prometheus_client.core import (
@@ -21,14 +23,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from jobs.models import Job, JobProgress, Lease, UserSlot, Worker
+from jobs.models import Job, Lease, UserSlot, Worker
 from jobs.models.jobs import JobQuerySet
-from jobs.states import FIRST_TERMINAL, JobState
+from jobs.scheduling import tally
+from jobs.states import JobState
 from tenants.limiter import OTHER, limiter
 from tenants.models import Tenant
 from workflows import dashboard
 
-BUCKETS_S = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 BRANCHES = 200
 """Branches that have a series of their own, the fullest first."""
 
@@ -45,7 +47,9 @@ class RowsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("labsched_database_up", "1 while the database answers.")
         try:
-            found = [*_counters(), *_gauges(), *_durations()]
+            kinds = _by_kind()
+            names = _TenantNames(kinds)
+            found = [*_counters(kinds, names), *_gauges(names), *_tallied()]
         except DatabaseError as error:
             log.warning("metrics: the database does not answer: %s", error)
             up.add_metric([], 0)
@@ -66,30 +70,42 @@ def _jobs() -> JobQuerySet:
     return found
 
 
+def _waiting() -> JobQuerySet:
+    return _jobs().live().waiting()  # the words of an index: ended jobs are not looked at
+
+
 # --- counters ----------------------------------------------------------------------------
 
 
-def _counters() -> Iterator[Metric]:
-    names = _TenantNames()
+def _counters(kinds: list[Row], names: _TenantNames) -> Iterator[Metric]:
     enqueued = CounterMetricFamily(
         "scheduler_jobs_enqueued", "Promotions to a worker queue.", labels=["user_id", "job_type"]
     )
-    rows = _jobs().values_list("tenant", "job_type").annotate(Sum("attempt"))
-    for labels, value in names.summed(rows):
+    promoted = ((tenant, kind, attempts) for tenant, kind, _, _, attempts in kinds)
+    for labels, value in names.summed(promoted):
         enqueued.add_metric(labels, value)
     yield enqueued
     completed = CounterMetricFamily(
         "scheduler_jobs_completed", "Jobs over.", labels=["user_id", "job_type", "state"]
     )
-    ended = _jobs().ended().values_list("tenant", "job_type", "state").annotate(Count("pk"))
-    named = ((tenant, kind, JobState(code).public, count) for tenant, kind, code, count in ended)
-    for labels, value in names.summed(named):
+    ended = (
+        (tenant, kind, JobState(code).public, count)
+        for tenant, kind, code, count, _ in kinds
+        if JobState(code).terminal
+    )
+    for labels, value in names.summed(ended):
         completed.add_metric(labels, value)
     yield completed
     total = CounterMetricFamily("workflow_jobs", "Jobs submitted.")
-    total.add_metric([], _jobs().count())
+    total.add_metric([], sum(count for _, _, _, count, _ in kinds))
     yield total
     yield _rate_limited()
+
+
+def _by_kind() -> list[Row]:
+    """(tenant, type, state, jobs, promotions): the one look of a scrape at all jobs."""
+    rows = _jobs().values_list("tenant", "job_type", "state")
+    return list(rows.annotate(Count("pk"), Sum("attempt")))
 
 
 def _rate_limited() -> Metric:
@@ -109,12 +125,12 @@ def _rate_limited() -> Metric:
 class _TenantNames:
     """Tenant ids as labels: the METRICS_TENANT_LABELS with most jobs by name, the rest `other`."""
 
-    def __init__(self) -> None:
-        most = settings.METRICS_TENANT_LABELS
-        rows = (
-            _jobs().values_list("tenant").annotate(count=Count("pk")).order_by("-count", "tenant")
-        )
-        top = [tenant for tenant, _ in rows[:most]] if most else []
+    def __init__(self, kinds: list[Row]) -> None:
+        jobs: Counter[int] = Counter()
+        for tenant, _, _, count, _ in kinds:
+            jobs[tenant] += count
+        most = sorted(jobs, key=lambda tenant: (-jobs[tenant], tenant))
+        top = most[: settings.METRICS_TENANT_LABELS]
         self.keys = dict(Tenant.objects.filter(pk__in=top).values_list("pk", "key"))
 
     def __getitem__(self, tenant_id: int) -> str:
@@ -132,10 +148,10 @@ class _TenantNames:
 # --- gauges ------------------------------------------------------------------------------
 
 
-def _gauges() -> Iterator[Metric]:
-    active = _jobs().active()
+def _gauges(names: _TenantNames) -> Iterator[Metric]:
+    active = _jobs().live().active()
     users = active.values("tenant").distinct().count()
-    yield _gauge("scheduler_pending_jobs", "Jobs that wait.", _jobs().waiting().count())
+    yield _gauge("scheduler_pending_jobs", "Jobs that wait.", _waiting().count())
     yield _gauge("scheduler_active_users", "Tenants with queued or running jobs.", users)
     yield _gauge("active_users", "Tenants with queued or running jobs.", users)
     yield _gauge("workflow_jobs_active", "Jobs queued or running.", active.count())
@@ -146,7 +162,9 @@ def _gauges() -> Iterator[Metric]:
     )
     yield _gauge("worker_active_jobs", "Jobs that a worker holds.", dashboard.workers()["busy"])
     yield from _by_queue()
-    yield _depth_by_branch()
+    yield _depth_by_branch(names)
+    yield _tiles_now()
+    yield from _gpu_memory()
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -156,7 +174,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 def _by_queue() -> Iterator[Metric]:
-    waiting = _jobs().waiting().values_list("queue").annotate(Count("pk"))
+    waiting = _waiting().values_list("queue").annotate(Count("pk"))
     yield _queue_gauge("queue_depth", "Jobs that wait, by worker queue.", dict(waiting))
     leases = Lease.objects.across_tenants("metrics count all tenants").order_by()
     held = leases.values_list("queue").annotate(Count("pk"))
@@ -165,8 +183,7 @@ def _by_queue() -> Iterator[Metric]:
     warm = live.values_list("queue").annotate(Count("pk"))
     yield _queue_gauge("workers_warm", "Workers that can take a job.", dict(warm))
     oldest = (
-        _jobs()
-        .waiting()
+        _waiting()
         .values_list("queue")
         .annotate(age=ExpressionWrapper(Now() - F("created_at"), output_field=DurationField()))
     )
@@ -184,12 +201,11 @@ def _queue_gauge(name: str, text: str, values: dict[str, float]) -> Metric:
     return family
 
 
-def _depth_by_branch() -> Metric:
+def _depth_by_branch(names: _TenantNames) -> Metric:
     family = GaugeMetricFamily(
         "workflow_queue_depth", "Jobs that wait, by branch.", labels=["tenant_id", "branch"]
     )
-    names = _TenantNames()
-    rows = _jobs().waiting().values_list("tenant", "branch__name", "own_branch")
+    rows = _waiting().values_list("tenant", "branch__name", "own_branch")
     sums: dict[tuple[str, str], int] = {}
     for place, (tenant, branch, own, count) in enumerate(
         rows.annotate(count=Count("pk")).order_by("-count", "tenant", "branch__name")
@@ -203,49 +219,89 @@ def _depth_by_branch() -> Metric:
     return family
 
 
-# --- durations ---------------------------------------------------------------------------
-
-
-def _durations() -> Iterator[Metric]:
-    ended = _jobs().filter(state__gte=int(FIRST_TERMINAL), queued_at__isnull=False)
-    yield _histogram(
-        "job_latency_seconds",
-        "From a job's last promotion to its end.",
-        ended,
-        F("finished_at") - F("queued_at"),
+def _tiles_now() -> Metric:
+    """As many rows as workers hold. A counter of tiles would fall when a job begins again."""
+    family = GaugeMetricFamily(
+        "imaging_running_tiles_per_second",
+        "Tiles a second since their start of the jobs that run now.",
+        labels=["job_type"],
     )
-    yield _histogram(
-        "job_wait_seconds",
-        "From submission to the last promotion.",
-        _jobs().filter(queued_at__isnull=False),
-        F("queued_at") - F("created_at"),
+    age = ExpressionWrapper(Now() - F("job__started_at"), output_field=DurationField())
+    running = Lease.objects.across_tenants("metrics count all tenants").filter(
+        job__state=JobState.RUNNING.value,
+        job__slide__isnull=False,
+        attempt=F("job__progress_row__attempt"),
     )
-    tiles = JobProgress.objects.across_tenants("metrics count all tenants")
-    done = CounterMetricFamily("imaging_tiles", "Tiles done.")
-    done.add_metric([], tiles.aggregate(done=Sum("tiles_done"))["done"] or 0)
-    yield done
+    speeds: dict[str, float] = {}
+    for kind, tiles, took in running.values_list(
+        "job__job_type", "job__progress_row__tiles_done", age
+    ):
+        speeds[kind] = speeds.get(kind, 0) + tiles / max(took.total_seconds(), 1.0)
+    for kind, speed in sorted(speeds.items()):
+        family.add_metric([kind], speed)
+    return family
 
 
-def _histogram(name: str, text: str, jobs: JobQuerySet, span: Any) -> Metric:
-    """Durations counted by the database into buckets."""
-    took = ExpressionWrapper(span, output_field=DurationField())
-    edges = [dt.timedelta(seconds=edge) for edge in BUCKETS_S]
-    bucket = Case(
-        *(When(took__lte=edge, then=Value(place)) for place, edge in enumerate(edges)),
-        default=Value(len(edges)),
+def _gpu_memory() -> Iterator[Metric]:
+    labels = ["worker", "device"]
+    used = GaugeMetricFamily(
+        "gpu_memory_used_bytes", "Memory in use on a worker's GPU, by anybody.", labels=labels
     )
-    counts = [0] * (len(edges) + 1)
-    total = 0.0
-    rows = jobs.annotate(took=took).annotate(bucket=bucket).values_list("bucket")
-    for place, count, spent in rows.annotate(Count("pk"), Sum("took")):
-        counts[place] = count
-        total += spent.total_seconds()
-    family = HistogramMetricFamily(name, text)
-    labels = [*(str(float(edge)) for edge in BUCKETS_S), "+Inf"]
-    running = 0
+    total = GaugeMetricFamily("gpu_memory_total_bytes", "Memory of a worker's GPU.", labels=labels)
+    rows = Worker.objects.live().filter(gpu_memory_total__isnull=False).order_by("name")
+    for worker in rows:
+        used.add_metric([worker.name, worker.device], worker.gpu_memory_used or 0)
+        total.add_metric([worker.name, worker.device], worker.gpu_memory_total or 0)
+    yield used
+    yield total
+
+
+# --- what schedulers counted -------------------------------------------------------------
+
+
+HISTOGRAMS = {
+    tally.LATENCY: "From a job's last promotion to its end.",
+    tally.WAIT: "From submission to the last promotion, of jobs that ended.",
+    tally.PROMOTION: "From ready to promoted: what a job waited for a place, or for the scheduler.",
+    tally.SWEEP: "One sweep of a scheduler: repair, promotion, dispatch.",
+}
+COUNTERS = {
+    tally.REFUSED: "Promotions of one job that the database refused.",
+    tally.TILES: "Tiles of jobs that succeeded.",
+    tally.CELLS: "Cells that they found.",
+    tally.BUSY: "Seconds that they ran.",
+}
+
+
+def _tallied() -> Iterator[Metric]:
+    counts = tally.read()
+    for name, text in HISTOGRAMS.items():
+        yield _histogram(name, text, counts)
+    for name, text in COUNTERS.items():
+        family = CounterMetricFamily(name, text)
+        family.add_metric([], counts.get(tally.key(name), 0))
+        yield family
+    yield _lease_losses(counts)
+
+
+def _histogram(name: str, text: str, counts: tally.Counts) -> Metric:
     buckets = []
-    for label, count in zip(labels, counts, strict=True):
-        running += count
-        buckets.append((label, float(running)))
-    family.add_metric([], buckets, sum_value=total)
+    running = 0.0
+    for edge in [*map(tally.edge, tally.BUCKETS_S[name]), tally.MORE]:
+        running += counts.get(tally.key(name, edge), 0)
+        buckets.append((edge, running))
+    family = HistogramMetricFamily(name, text)
+    family.add_metric([], buckets, sum_value=counts.get(tally.key(name, tally.SUM), 0.0))
+    return family
+
+
+def _lease_losses(counts: tally.Counts) -> Metric:
+    family = CounterMetricFamily(
+        tally.LOSSES,
+        "Leases that ran out: of RUNNING jobs with their worker, of QUEUED ones before any took it.",
+        labels=["queue", "state"],
+    )
+    for queue in settings.QUEUES:
+        for state in (JobState.QUEUED.public, JobState.RUNNING.public):
+            family.add_metric([queue, state], counts.get(tally.key(tally.LOSSES, queue, state), 0))
     return family

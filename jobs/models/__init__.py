@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobs.models.blobs import Blob
 from jobs.models.events import Event
-from jobs.models.history import Duration, LearntUntil
+from jobs.models.history import Duration, LearntUntil, Tally
 from jobs.models.jobs import Branch, Edge, Job, JobProgress
 from jobs.models.slides import Artifact, Slide
 from jobs.models.slots import Lease, Maintenance, Queue, RunSlot, UserSlot, Worker
@@ -24,6 +24,7 @@ __all__ = [
     "Queue",
     "RunSlot",
     "Slide",
+    "Tally",
     "UserSlot",
     "Worker",
 ]

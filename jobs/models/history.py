@@ -1,4 +1,4 @@
-"""What finished jobs taught: how long a phase takes, on which device, with which model."""
+"""What finished jobs taught, and what was counted: it outlives their rows."""
 
 from __future__ import annotations
 
@@ -48,3 +48,20 @@ class LearntUntil(models.Model):
 
     def __str__(self) -> str:
         return f"until {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class Tally(models.Model):
+    """What schedulers counted for /metrics: one row, so that a scrape reads one."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    ended_until = models.DateTimeField(help_text="Jobs that ended until then are counted.")
+    counts = models.JSONField(default=dict)
+
+    class Meta:
+        verbose_name_plural = "tally"
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=models.Q(id=1), name="tally_one_row")
+        ]
+
+    def __str__(self) -> str:
+        return f"until {self.ended_until:%Y-%m-%d %H:%M:%S}"

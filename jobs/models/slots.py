@@ -83,6 +83,8 @@ class Worker(models.Model):
     device = models.CharField(max_length=100, blank=True)
     warm = models.BooleanField(default=False, help_text="Ready to take jobs.")
     draining = models.BooleanField(default=False, help_text="Takes no new job.")
+    gpu_memory_used = models.BigIntegerField(null=True, blank=True, help_text="Bytes.")
+    gpu_memory_total = models.BigIntegerField(null=True, blank=True, help_text="Bytes.")
     started_at = models.DateTimeField(auto_now_add=True)
     seen_at = models.DateTimeField()
     objects = WorkerQuerySet.as_manager()

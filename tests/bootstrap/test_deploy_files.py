@@ -31,7 +31,7 @@ SERVICES = {
 PORTS = {"8000", "6379", "9090", "3000"}
 FUNCTIONS = {
     *("max", "sum", "avg", "by", "on", "and", "rate", "increase", "topk", "histogram_quantile"),
-    *("queue", "user_id", "job_type", "state", "instance", "le"),
+    *("queue", "user_id", "job_type", "state", "instance", "le", "worker", "device"),
 }
 
 

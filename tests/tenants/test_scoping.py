@@ -128,7 +128,7 @@ ALLOWED = {
     "jobs/running/artifacts.py", "jobs/running/progress.py",
     "jobs/scheduling/estimate.py", "jobs/scheduling/lanes.py",
     "jobs/scheduling/leases.py", "jobs/scheduling/line.py",
-    "jobs/scheduling/slots.py", "jobs/scheduling/sweep.py",
+    "jobs/scheduling/slots.py", "jobs/scheduling/sweep.py", "jobs/scheduling/tally.py",
     "labsched/metrics.py", "tenants/api.py", "tenants/pages.py", "tenants/readonly.py",
     "tenants/scoping.py", "workflows/dashboard.py", "workflows/idempotency.py", "workflows/progress.py",
 }  # fmt: skip
