@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from jobs import services
 from jobs.models import Branch, Job, Slide
 from jobs.scheduling import promotion
 from jobs.slides import roots
@@ -121,3 +122,51 @@ def test_a_submission_that_is_refused_leaves_no_lanes(settings: Any) -> None:
     with pytest.raises(TooManyPending):
         factories.workflow(owner, [factories.job("a"), factories.job("b")])
     assert not Branch.objects.for_tenant(owner).exists()
+
+
+# --- at the cap --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count is kept as long as a test takes, however slow the machine."""
+    monkeypatch.setattr(submission, "FULL_FOR_S", 60.0)
+
+
+def counts(owner: Tenant) -> int:
+    """How often a submission of one job, which is refused, counts what is pending."""
+    with CaptureQueriesContext(connection) as seen, pytest.raises(TooManyPending):
+        factories.workflow(owner, [factories.job("late")])
+    return len(_named([each["sql"] for each in seen], "COUNT(", "jobs_job"))
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_at_the_cap_who_does_not_wait_has_nothing_counted(settings: Any) -> None:
+    settings.MAX_PENDING_JOBS = 3
+    owner = factories.tenant()
+    flow = factories.workflow(owner, [factories.job(f"j{n}") for n in range(3)])
+    assert [counts(owner) for _ in range(4)] == [1, 0, 0, 0]
+    with pytest.raises(TooManyPending, match="3 jobs of yours wait already"):
+        submission.add_job(owner, flow, factories.job("late"))
+    factories.workflow(owner, [])  # an empty one adds nothing
+    factories.workflow(factories.tenant(), [factories.job("a")])
+    submission.cancel(flow)
+    factories.workflow(owner, [factories.job("room")])
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_the_count_is_kept_while_little_moves_and_for_a_short_while(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.MAX_PENDING_JOBS = 1000
+    owner = factories.tenant()
+    flow = factories.workflow(owner, [factories.job(f"j{n}") for n in range(1000)])
+    jobs = list(factories.jobs_of(flow).values())
+    assert counts(owner) == 1
+    services.cancel(jobs[0])
+    assert counts(owner) == 0, "one of a thousand is no reason to count again"
+    services.cancel(jobs[1])
+    factories.workflow(owner, [factories.job("a"), factories.job("b")])
+    assert [counts(owner), counts(owner)] == [1, 0]
+    monkeypatch.setattr(submission, "FULL_FOR_S", 0.0)
+    assert counts(owner) == 1
