@@ -72,22 +72,35 @@ def learn() -> int:
     with transaction.atomic():
         LearntUntil.objects.get_or_create(pk=1, defaults={"at": timezone.now() - FIRST_LOOK})
         until = LearntUntil.objects.select_for_update(skip_locked=True).filter(pk=1).first()
-        ended = _ended_since(until.at) if until else []
-        if until is None or not ended:
+        reached = _last_end()
+        if until is None or reached is None or reached <= until.at:
             return 0
-        _write([each for _, each in ended])
-        until.at = ended[-1][0]
+        ended = _ended_between(until.at, reached)
+        if ended:
+            _write(ended)
+        until.at = reached  # also past what taught nothing: it is not looked at again
         until.save(update_fields=["at"])
     return len(ended)
 
 
-def _ended_since(moment: dt.datetime) -> list[tuple[dt.datetime, Ended]]:
-    """The newest of them in the order of their ends."""
-    jobs = Job.objects.across_tenants("durations are a statistic over all tenants").filter(
-        state__gte=int(FIRST_TERMINAL),  # the words of the index
+def _all_ended() -> Any:
+    rows = Job.objects.across_tenants("durations are a statistic over all tenants")
+    return rows.filter(state__gte=int(FIRST_TERMINAL))  # the words of the index
+
+
+def _last_end() -> dt.datetime | None:
+    """When the last job ended, whatever its end."""
+    ends = _all_ended().filter(finished_at__lte=Now() - LAG).order_by("-finished_at")
+    last: dt.datetime | None = ends.values_list("finished_at", flat=True).first()
+    return last
+
+
+def _ended_between(after: dt.datetime, until: dt.datetime) -> list[Ended]:
+    """The newest that teach something, in the order of their ends."""
+    jobs = _all_ended().filter(
         state=JobState.SUCCEEDED.value,
-        finished_at__gt=moment,
-        finished_at__lte=Now() - LAG,
+        finished_at__gt=after,
+        finished_at__lte=until,
         started_at__isnull=False,
         attempt=1,
     )
@@ -95,7 +108,7 @@ def _ended_since(moment: dt.datetime) -> list[tuple[dt.datetime, Ended]]:
         "finished_at", "started_at", "job_type", "queue", "summary", "progress_row__phases"
     )[:BATCH]
     return [
-        (finished, Ended(job_type, queue, summary or {}, finished - started, phases or []))
+        Ended(job_type, queue, summary or {}, finished - started, phases or [])
         for finished, started, job_type, queue, summary, phases in reversed(rows)
     ]
 

@@ -154,6 +154,18 @@ def test_what_says_nothing_about_the_time_is_left_out() -> None:
     assert not Duration.objects.exists()
 
 
+def test_what_taught_nothing_is_not_read_again() -> None:
+    failed = [ended(5.0, ago_s=ago_s, state=JobState.FAILED.value) for ago_s in (50.0, 40.0)]
+    assert estimate.learn() == 0
+    failed[1].refresh_from_db()
+    assert LearntUntil.objects.get().at == failed[1].finished_at
+    with CaptureQueriesContext(connection) as seen:
+        assert estimate.learn() == 0
+    assert sum("jobs_job" in each["sql"] for each in seen) == 1, "the last end, and no more"
+    ended(7.0, ago_s=30)
+    assert estimate.learn() == 1
+
+
 def test_the_first_look_goes_back_a_day_and_no_further() -> None:
     ended(5.0, ago_s=100_000)
     assert estimate.learn() == 0
