@@ -36,6 +36,8 @@ TIMEOUT_S = 0.25
 PAUSE_S = 5.0
 """A Redis that failed is not asked again for so long."""
 CONNECTIONS = 16
+BUSY = "No connection available."
+"""What a pool says whose connections are all in use."""
 
 # KEYS: a bucket each. ARGV: token and span of each in µs, its label; then label and count of
 # refusals that could not be told before. All buckets give a token, or none does.
@@ -194,6 +196,8 @@ class Limiter:
         return self._take_here(buckets)
 
     def _pause(self, error: Exception) -> None:
+        if str(error) == BUSY:  # it is us who are slow: that says nothing about Redis
+            return
         if not self._ask_again_at:
             log.warning("rate limits are held by this process alone, without Redis: %s", error)
         self._ask_again_at = time.monotonic() + self.pause_s

