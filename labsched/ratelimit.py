@@ -1,8 +1,8 @@
 """Rate limits at the door (R11): who asks too fast is told so before any work is done for them.
 
 The address of every request is counted here, and the tenant where a trusted header names it. A
-tenant that a token or a session names is counted once it is known, by tenants/permissions.py and
-tenants/pages.py.
+tenant that a token, a session or a websocket names is counted once it is known, by
+tenants/permissions.py, tenants/pages.py and realtime/consumers.py.
 """
 
 from __future__ import annotations

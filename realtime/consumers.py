@@ -25,7 +25,9 @@ from jobs.shapes import moment
 from realtime import feed
 from realtime.groups import EVERYONE, tenant_group
 from tenants.identity import Identity, NotIdentified
+from tenants.limiter import charge_socket
 
+TOO_FAST = 1013  # try again later
 NOT_IDENTIFIED = 4401
 UNKNOWN_WORKFLOW = 4404
 TICK_EVERY_S = 0.25
@@ -68,6 +70,9 @@ class FeedConsumer(AsyncWebsocketConsumer):
         self.checked_at = time.monotonic()
         try:
             self.who = await database_sync_to_async(feed.identify)(self.scope)
+            if await charge_socket(self.scope, self.who.tenant.key) is not None:
+                await self._refuse(TOO_FAST)
+                return
             self.workflow = await self._workflow()
         except NotIdentified:
             await self._refuse(NOT_IDENTIFIED)

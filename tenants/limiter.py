@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -265,10 +265,16 @@ def _arguments(buckets: Sequence[Bucket], untold: Counter[str]) -> list[str | fl
 
 def charge(request: Any, tenant: str) -> Refusal | None:
     """Charge the bucket of the tenant that this Django request turned out to come from, once."""
-    scope = getattr(request, "scope", {})
-    if scope.get(CHARGED) == tenant:
-        return None
-    return limiter().take(tenant_bucket(tenant))
+    return limiter().take(_uncharged(getattr(request, "scope", {}), tenant))
+
+
+async def charge_socket(scope: Mapping[str, Any], tenant: str) -> Refusal | None:
+    """`charge` for a websocket that is about to open."""
+    return await limiter().take_async(_uncharged(scope, tenant))
+
+
+def _uncharged(scope: Mapping[str, Any], tenant: str) -> list[Bucket]:
+    return [] if scope.get(CHARGED) == tenant else tenant_bucket(tenant)
 
 
 @cache

