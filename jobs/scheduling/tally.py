@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -149,14 +150,14 @@ def _look_at_promotions() -> None:
     noted = dict(_noted)
     pks = list(noted)
     jobs = Job.objects.across_tenants("promotions of all tenants are counted")
+    # one that went back meanwhile is ready anew: nobody knows any more since when it was
     found: list[tuple[int, int, dt.datetime, dt.datetime]] = []
     for start in range(0, len(pks), CHUNK):
-        chunk = jobs.filter(pk__in=pks[start : start + CHUNK], ready_at__isnull=False)
+        chunk = jobs.filter(pk__in=pks[start : start + CHUNK], queued_at__gte=F("ready_at"))
         found += chunk.values_list("pk", "attempt", "ready_at", "queued_at")
     _noted.clear()
     for pk, attempt, ready_at, queued_at in found:
-        # one that went back meanwhile is ready anew: nobody knows any more since when it was
-        if attempt == noted[pk] and queued_at >= ready_at:
+        if attempt == noted[pk]:
             _observe(_counts, PROMOTION, (queued_at - ready_at).total_seconds())
 
 
