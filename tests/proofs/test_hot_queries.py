@@ -6,6 +6,7 @@ tables that are already large, and the database is asked how it would go about e
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from django.db import connection, models
 
 from jobs import services
 from jobs.models import Job
-from jobs.scheduling import leases, promotion, sweep
+from jobs.scheduling import leases, promotion, slots, sweep
 from jobs.states import JobState, Reason
 from tenants.models import Tenant
 from tests import factories
@@ -29,6 +30,10 @@ LARGE_TABLES = {
     *("jobs_job", "jobs_edge", "jobs_event", "jobs_branch", "tenants_tenant"),
     *("workflows_workflow", "jobs_artifact", "jobs_jobprogress"),
 }
+READY = f"""
+    SELECT j.id FROM jobs_job j
+    WHERE j.tenant_id = 2 AND j.queue = 'cpu' AND j.state = {JobState.READY:d}
+"""
 Statement = tuple[str, Any]
 
 pytestmark = [
@@ -219,16 +224,20 @@ def partial_indexes() -> set[str]:
     }
 
 
+def plan_of(statement: str, values: Any) -> list[str]:
+    """How the database would go about it, a line a step."""
+    words = "EXPLAIN QUERY PLAN " if connection.vendor == "sqlite" else "EXPLAIN "
+    with connection.cursor() as cursor:
+        cursor.execute(words + statement, values)
+        return [str(row[-1]).strip() for row in cursor.fetchall()]
+
+
 def full_scans(statement: str, values: Any) -> Iterator[str]:
     """The lines of the database's plan that read a large table from end to end."""
     if not re.match(r"\s*(SELECT|UPDATE|DELETE|INSERT|WITH)\b", statement):
         return
-    words = "EXPLAIN QUERY PLAN " if connection.vendor == "sqlite" else "EXPLAIN "
-    with connection.cursor() as cursor:
-        cursor.execute(words + statement, values)
-        lines = [str(row[-1]).strip() for row in cursor.fetchall()]
     names = dict(_aliases(statement))
-    for line in lines:
+    for line in plan_of(statement, values):
         found = re.match(r"SCAN (\w+)(.*)", line) or re.search(r"Seq Scan on (\w+)(.*)", line)
         if found is None:
             continue
@@ -260,9 +269,76 @@ def test_no_hot_statement_reads_a_large_table_whole() -> None:
             statements += 1
             for line in full_scans(statement, values):
                 faults[" ".join(statement.split())[:600]] = f"{name}: {line}"
+    for statement, values in _of_many_groups(tenant):
+        statements += 1
+        for line in _no_seeks(statement, values):
+            faults[" ".join(statement.split())[:600]] = f"a pass over many groups: {line}"
     assert statements > 40
     assert list(full_scans("SELECT count(*) FROM jobs_job WHERE error = 'x'", ())), "it sees none"
+    assert list(_no_seeks(f"{READY} ORDER BY j.created_at LIMIT 1", ())), "it sees no sort"
+    assert list(_no_seeks(READY.replace("tenant_id", "attempt"), ())), "it sees none"
     assert not faults, "\n".join(f"{place}\n    {text}" for text, place in faults.items())
+
+
+# --- a tenant of many members and priorities ---------------------------------------------
+
+
+def _many_groups(tenant: Tenant) -> None:
+    """Many ready jobs of one tenant and queue, of 50 members and 3 priorities, 30 waiting for each."""
+    flow = factories.workflow(tenant, [factories.job("mixed")])
+    model = factories.jobs_of(flow)["mixed"]
+    first, count = 10_000_000, 50 * 3 * 30
+    _copy(
+        "jobs_branch",
+        count,
+        {"id": f"{first} + n", "tenant_id": str(tenant.pk), "name": "'m' || n"},
+    )
+    _copy(
+        "jobs_job",
+        count,
+        {
+            "id": f"{first} + n",
+            "uuid": _uuid(),
+            "branch_id": f"{first} + n",
+            "sequence": f"{first} + n",
+            "member": "n %% 50",
+            "priority": "n %% 3",
+            "key": "'mixed-' || n",
+        },
+        where=f"t.id = {model.pk}",
+    )
+    if connection.vendor == "postgresql":
+        bench.write("ANALYZE")
+
+
+def _of_many_groups(tenant: Tenant) -> list[Statement]:
+    """The statements by which a pass finds the candidates of that tenant."""
+    _many_groups(tenant)
+    assert any(queue.free for queue in slots.read_bounds().queues), "no queue has room"
+    seen = caught(promotion.promote)
+    of_pass = (promotion.FIRST_AND_LAST, promotion.GROUPS, promotion.OF_GROUP)
+    begins = [each.partition("{")[0].strip() for each in of_pass]
+    found = [[each for each in seen if begin in each[0]] for begin in begins]
+    assert all(found), "the pass did not look at every group"
+    return [each for statements in found for each in statements]
+
+
+def _no_seeks(statement: str, values: Any) -> Iterator[str]:
+    """The steps of a plan that sort, or read more jobs than those of a tenant and queue in order."""
+    names = dict(_aliases(statement))
+    for line, following in itertools.pairwise([*plan_of(statement, values), ""]):
+        if re.search(r"\bSort\b|TEMP B-TREE", line):
+            yield line
+        if found := re.match(r"(?:SCAN|SEARCH) (\w+)(.*)", line):
+            table, how = found[1], found[2]
+        elif found := re.search(r"Scan.* on (\w+)", line):
+            table, how = found[1], following if following.startswith("Index Cond") else ""
+        else:
+            continue
+        if names.get(table, table) != "jobs_job":
+            continue
+        if not re.search(r"tenant_id ?=.*queue\b.*=|rowid=|\(id = ", how):
+            yield line
 
 
 def _only(tenant: Tenant) -> None:
