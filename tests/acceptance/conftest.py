@@ -12,11 +12,7 @@ from tests.stack import Stack
 
 HERE = Path(__file__).parent
 ONE_ENGINE_IS_ENOUGH = (
-    "test_10_live.py",
-    "test_11_isolation.py",
     "test_12_paths.py",
-    "test_14_stop.py",
-    "test_15_rate.py",
     "test_20_start.py",
     "test_unprefixed_routes.py",
 )
@@ -27,6 +23,12 @@ LATER_ON_POSTGRES = (
     "test_07_no_leak.py",
     "test_08_dependencies.py",
     "test_09_failure_is_local.py",
+    "test_10_live.py",
+    "test_11_isolation.py",
+    "test_14_stop.py",
+    "test_15_rate.py",
+    "test_16_load.py",
+    "test_17_metrics.py",
 )
 LEASE_S = 6
 

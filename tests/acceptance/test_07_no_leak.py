@@ -7,13 +7,13 @@ from tests.conftest import Cast
 from tests.stack import Stack
 
 
-def one_second_then_cancelled(stack: Stack, clients: list[Client]) -> None:
-    """Each client runs a second, with a no-op behind it in the branch that is cancelled."""
+def runs_then_cancelled(stack: Stack, clients: list[Client], *, seconds: float = 1) -> None:
+    """Each client runs a job, with a no-op behind it in the branch that is cancelled."""
     for client in clients:
-        made = client.submit([probe("second", "main", seconds=1), probe("noop", "main")])
+        made = client.submit([probe("runs", "main", seconds=seconds), probe("noop", "main")])
         assert client.cancel(by_key(made)["noop"]["id"]).status_code == 200
     for client in clients:
-        stack.wait_started(client, "second")
+        stack.wait_started(client, "runs")
 
 
 def last_end(stack: Stack, clients: list[Client]) -> float:
@@ -30,20 +30,20 @@ def test_7_a_slot_held_only_by_a_cancelled_job_goes_to_the_next_user(
     stack: Stack, cast: Cast
 ) -> None:
     *three, dan = cast("ann", "bob", "cyd", "dan")
-    one_second_then_cancelled(stack, three)
+    runs_then_cancelled(stack, three)
     made = dan.submit([probe("noop", "main")])
     over = last_end(stack, three)
     assert dan.wait(made["id"], every_s=0.05)["state"] == "SUCCEEDED"
     (span,) = stack.spans(dan)
     assert span.end is not None
     assert span.end - over < 1.0
-    assert [s.key for s in stack.spans(*three)] == ["second"] * 3
+    assert [s.key for s in stack.spans(*three)] == ["runs"] * 3
     until(lambda: dan.dashboard()["active_users"] == 0, timeout_s=5, what="no active user")
 
 
 def test_7_a_user_who_cancels_his_only_waiting_job_holds_nothing(stack: Stack, cast: Cast) -> None:
     *three, dan, eve = cast("ann", "bob", "cyd", "dan", "eve")
-    one_second_then_cancelled(stack, three)
+    runs_then_cancelled(stack, three, seconds=2)  # dan has to cancel while they run
     waiting = dan.submit([probe("noop", "main")])
     assert dan.cancel(waiting["jobs"][0]["id"]).status_code == 200
     behind = eve.submit([probe("noop", "main")])
