@@ -39,6 +39,10 @@ START = f"""
 TAKE_LEASE = """
     UPDATE jobs_lease SET worker = %s, expires_at = {later} WHERE job_id = %s AND attempt = %s
 """
+BEGUN = f"""
+    SELECT 1 FROM jobs_job j JOIN jobs_lease l ON l.job_id = j.id
+    WHERE j.id = %s AND j.state = {JobState.RUNNING:d} AND l.attempt = %s AND l.worker = %s
+"""
 # what a worker needs of the job that it started; `as_job` reads it
 STARTED = """
     SELECT j.id, j.uuid, j.tenant_id, j.workflow_id, j.branch_id, j."key", j.job_type, j.slide_id,
@@ -158,6 +162,11 @@ def start(job_pk: int, attempt: int, worker: str) -> bool:
     if sql.run(sql.text(START), [job_pk, attempt]) != 1:
         return False
     return sql.run(sql.text(TAKE_LEASE), [worker, settings.LEASE_S, job_pk, attempt]) == 1
+
+
+def is_begun(job_pk: int, attempt: int, worker: str) -> bool:
+    """Whether `worker` began this attempt already: the answer to its start was lost."""
+    return bool(sql.rows(BEGUN, [job_pk, attempt, worker]))
 
 
 def started(job_pk: int) -> Job:

@@ -1,7 +1,7 @@
-"""The two moves that every job makes, on PostgreSQL: functions of the database, one round trip each.
+"""The three moves that every job makes, on PostgreSQL: functions of the database, one round trip each.
 
-`services` has the same moves statement by statement for other databases; the tests run on both.
-The functions are in migration 0004.
+`scheduling.promotion` and `services` have the same moves statement by statement for other databases;
+the tests run on both. The functions are in migration 0006.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ class Succeeded(NamedTuple):
 
     tenant_id: int
     over: uuid.UUID | None
+
+
+def promote(jobs: list[int], run_slots: list[int]) -> list[sql.Row]:
+    """READY → QUEUED with lease and event, in the order of `jobs`. (job, attempt, workflow) of each
+    that was READY still."""
+    values = [jobs, run_slots, settings.WITHDRAW_S]
+    return sql.rows("SELECT * FROM labsched_promote(%s, %s, %s)", values)
 
 
 def start(job_pk: int, attempt: int, worker: str) -> Job | None:

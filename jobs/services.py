@@ -39,9 +39,14 @@ class StoredArtifact:
 
 
 def start(job_pk: int, attempt: int, worker: str) -> Job | None:
-    """QUEUED → RUNNING, the lease is `worker`'s. None when this attempt is no longer wanted."""
+    """QUEUED → RUNNING, the lease is `worker`'s. None when this attempt is no longer wanted.
+
+    Asked again, it answers again: the first answer may have been lost with a connection.
+    """
     move = postgres.start if sql.is_postgres() else _start
     job = move(job_pk, attempt, worker)
+    if job is None and moves.is_begun(job_pk, attempt, worker):
+        return moves.started(job_pk)
     if job is not None:
         events.after_commit(job.tenant_id, (), work_may_start=False)
     return job

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import psycopg
 from django.db import connection
 
 Row = tuple[Any, ...]
@@ -21,6 +22,7 @@ _WORDS = {
         "later": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', %s || ' seconds')",
         "age": "((julianday('now') - julianday({0})) * 86400.0)",
         "lock": "",
+        "lock_free": "",
         "skip": "",
     },
     "postgresql": {
@@ -29,6 +31,7 @@ _WORDS = {
         "age": "extract(epoch FROM clock_timestamp() - {0})::float8",
         # rows that only point at the locked one may still be written meanwhile
         "lock": "FOR NO KEY UPDATE",
+        "lock_free": "FOR NO KEY UPDATE SKIP LOCKED",
         "skip": "FOR UPDATE SKIP LOCKED",
     },
 }
@@ -39,6 +42,11 @@ def is_postgres() -> bool:
     return connection.vendor == "postgresql"
 
 
+def is_lock_timeout(error: Exception) -> bool:
+    """Whether a statement gave up on a row that somebody else holds."""
+    return isinstance(error.__cause__, psycopg.errors.LockNotAvailable)
+
+
 @cache
 def text(statement: str) -> str:
     """`statement` in the words of this database.
@@ -46,7 +54,8 @@ def text(statement: str) -> str:
     {now}    this moment
     {later}  this moment and as many seconds as its parameter says
     {lock}   hold the rows until the end of the transaction; SQLite's transactions hold them all
-    {skip}   the same, leaving out those that somebody else holds
+    {lock_free}, {skip}  the same, leaving out those that somebody else holds; {skip} for a change
+             of what others point at
     """
     return statement.format(**_WORDS[connection.vendor])
 

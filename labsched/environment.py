@@ -82,7 +82,7 @@ def database(env: environ.Env, data: Path) -> dict[str, Any]:
     config: dict[str, Any] = (
         dict(env.db_url_config(url))
         if url
-        else {"ENGINE": "django.db.backends.sqlite3", "NAME": str(data / "db.sqlite3")}
+        else {"ENGINE": "labsched.sqlite3", "NAME": str(data / "db.sqlite3")}
     )
     if config["ENGINE"].endswith("sqlite3"):
         Path(config["NAME"]).parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from channels.layers import get_channel_layer
 SEND_TIMEOUT_S = 2.0
 MOST_WAITING = 10_000
 COMPLAIN_EVERY_S = 30.0
-GAP_S = 0.04  # between two deliveries: a busy process sends the latest news, not each
+GAP_S = 0.15  # between two deliveries: a busy process sends the latest news, not each
 
 Message = dict[str, Any]
 log = logging.getLogger(__name__)

@@ -55,10 +55,13 @@ def main(worker: str, queue_name: str, parent: int, pipe: Connection, heart: c_d
     import django
 
     django.setup()
+    from jobs.running import gpu_memory
+
     if (device := _warm_up(queue_name, station)) is None:
         return
     station.beat()
     station.say(READY, device)
+    gpu_memory.watch(worker)
     _serve(orders, station)
 
 

@@ -49,6 +49,7 @@ class Keeper(threading.Thread):
         self._announce = True
         self._row_due = 0.0
         self._lease_due = math.inf
+        self._wakes_at = math.inf
         self._held: Held | None = None
         self._changed = threading.Event()
         self._closed = False
@@ -65,7 +66,8 @@ class Keeper(threading.Thread):
         """Renew the lease of this attempt from now on."""
         self._lease_due = time.monotonic() + self._renewal_s()
         self._held = Held(job_pk, attempt, watch)
-        self._changed.set()
+        if self._lease_due < self._wakes_at:
+            self._changed.set()
 
     def let_go(self) -> None:
         """Renew no lease any more."""
@@ -90,6 +92,8 @@ class Keeper(threading.Thread):
                 wait_s = self._attempted(partial(self._renew, held), self._renewal_s())
                 if held is self._held:
                     self._lease_due = now + wait_s
+            # told first and read again: a job that is held meanwhile sees one or is seen
+            self._wakes_at = min(self._row_due, self._lease_due)
             pause_s = min(self._row_due, self._lease_due) - time.monotonic()
             self._changed.wait(max(0.0, pause_s))
         self._attempted(lambda: workers.leave(self.worker), 0)

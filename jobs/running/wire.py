@@ -63,15 +63,20 @@ class Wire:
         return self._showing
 
     def pop(self) -> tuple[int, int] | None:
-        """The next (job pk, attempt), None when none came in POP_S. Raises RedisError."""
-        if self._popped is not None:
-            self._say(self._put_over)  # Redis was away when the last job ended
-            self._popped = self._message = self._execution = None
-        if time.monotonic() >= self._sign_due:
-            self._say(self._put_sign_of_life)
-        raw = self._popping.blmove(
-            self.queue.key, self.queue.intermediate_queue_key, POP_S, "LEFT", "RIGHT"
-        )
+        """The next (job pk, attempt), None when none came in POP_S. Raises RedisError.
+
+        In the same round trip the last one is taken off the wire.
+        """
+        with self._popping.pipeline(transaction=False) as pipe:
+            self._put_over(pipe)
+            if time.monotonic() >= self._sign_due:
+                self._put_sign_of_life(pipe)
+            pipe.blmove(self.queue.key, self.queue.intermediate_queue_key, POP_S, "LEFT", "RIGHT")
+            # a refused word for RQ's pages must not lose the message that came with it
+            *_, raw = pipe.execute(raise_on_error=False)
+        if isinstance(raw, redis.RedisError):
+            raise raw
+        self._popped = self._message = self._execution = None
         return self._read(raw) if isinstance(raw, bytes) else None
 
     def _read(self, raw: bytes) -> tuple[int, int] | None:
@@ -105,8 +110,8 @@ class Wire:
             self._show(self._put_still_running)
 
     def show_over(self) -> None:
-        """Take the job off the wire: what became of it is in the database."""
-        if self._show(self._put_over):
+        """Take the last job off the wire now, when no other is popped for a while."""
+        if self._popped is not None and self._show(self._put_over):
             self._popped = self._message = self._execution = None
 
     def show_gone(self) -> None:

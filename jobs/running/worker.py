@@ -95,12 +95,13 @@ class LabWorker(Worker):
 
     def _is_ready(self) -> bool:
         """Whether a job may be taken now; waits a moment when not."""
+        if self.child.alive and not self.keeper.draining:
+            return True
+        self.wire.show_over()
         if not self.child.alive:
             return self._start_child()
-        if self.keeper.draining:
-            self._pause(DRAIN_PAUSE_S)
-            return False
-        return True
+        self._pause(DRAIN_PAUSE_S)
+        return False
 
     def _serve_next(self) -> None:
         order = self._pop()
@@ -197,7 +198,6 @@ class LabWorker(Worker):
             log.warning("%s: job %d attempt %d: %s", self.name, job_pk, attempt, verdict.value)
             for_s = STOP_WRITE_S if self.stops else WRITE_S
             verdicts.settle(job_pk, attempt, verdict, watch.limits, for_s=for_s)
-        self.wire.show_over()
 
     def _attend(self, job_pk: int, attempt: int, watch: Watch) -> Verdict | None:
         """Stay with a running job. None when it ended by itself, or its child died."""
@@ -268,6 +268,7 @@ class LabWorker(Worker):
         self._interruptible = False
         self.child.kill()
         self.keeper.close()
+        self.wire.show_over()
         self.wire.show_gone()
 
 

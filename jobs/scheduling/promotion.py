@@ -13,15 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, transaction
 
-from jobs import events, sql
+from jobs import events, postgres, sql
 from jobs.moves import as_uuid
-from jobs.scheduling import slots, turns
+from jobs.scheduling import slots, tally, turns
 from jobs.scheduling.dispatch import Promoted
 from jobs.scheduling.plan import Candidate, Holder, Room, plan
-from jobs.scheduling.slots import LeaseHeld
-from jobs.scheduling.turns import NEVER_SERVED, Turns
+from jobs.scheduling.slots import NEVER_SERVED, LeaseHeld, UserSlot
 from jobs.states import JobState
 
 READY_OF_QUEUE = f"tenant_id = %s AND queue = %s AND state = {JobState.READY:d}"
@@ -29,10 +28,11 @@ BY_RANK = "priority * -1, member, sequence"
 BY_RANK_BACKWARDS = "priority * -1 DESC, member DESC, sequence DESC"
 COLUMNS = "id, tenant_id, queue, priority, sequence, member"
 
-# {order} and the last one: whether all of them are of one priority and member
+# and the last one: whether all of them are of one priority and member. The limit is part of the
+# text: a plan that is kept must know how few rows are wanted.
 FIRST_AND_LAST = f"""
     SELECT * FROM (SELECT {COLUMNS}, 0 AS is_last FROM jobs_job WHERE {READY_OF_QUEUE}
-        ORDER BY {BY_RANK} LIMIT %s) first_{{n}}
+        ORDER BY {BY_RANK} LIMIT {{places}}) first_{{n}}
     UNION ALL
     SELECT * FROM (SELECT {COLUMNS}, 1 AS is_last FROM jobs_job WHERE {READY_OF_QUEUE}
         ORDER BY {BY_RANK_BACKWARDS} LIMIT 1) last_{{n}}
@@ -57,7 +57,7 @@ GROUPS = f"""
 """
 OF_GROUP = f"""
     SELECT * FROM (SELECT {COLUMNS} FROM jobs_job WHERE {READY_OF_QUEUE}
-        AND priority * -1 = %s AND member = %s ORDER BY sequence LIMIT %s) group_{{n}}
+        AND priority * -1 = %s AND member = %s ORDER BY sequence LIMIT {{places}}) group_{{n}}
 """
 MOST_GROUPS = 1000  # members and priorities of one tenant and queue that one pass tells apart
 
@@ -98,17 +98,23 @@ def one_pass(deliver: Deliver = list) -> list[Promoted]:
     """
     try:
         return _in_one_transaction(_write_together, deliver)
+    except OperationalError as error:
+        if not sql.is_lock_timeout(error):
+            raise
+        # a large submission, or a process that was stopped, holds the row of one tenant: the
+        # others do not wait for it, and its own end wakes the next pass
+        return _in_one_transaction(_write_together, deliver, skip_held=True)
     except IntegrityError as error:
         log.error("the database refused a promotion, each job is tried alone: %s", error)
         return _in_one_transaction(_write_each_alone, deliver)
 
 
 def _in_one_transaction(
-    write: Callable[[list[Decision]], list[Promoted]], deliver: Deliver
+    write: Callable[[list[Decision]], list[Promoted]], deliver: Deliver, *, skip_held: bool = False
 ) -> list[Promoted]:
     with transaction.atomic():
         slots.take_pass_lock()
-        promoted = write(_decide())
+        promoted = write(_decide(skip_held))
         transaction.on_commit(lambda: deliver(promoted), robust=True)
         begun: dict[int, set[uuid.UUID]] = defaultdict(set)
         for each in promoted:
@@ -118,17 +124,20 @@ def _in_one_transaction(
     return promoted
 
 
-def _decide() -> list[Decision]:
+def _decide(skip_held: bool = False) -> list[Decision]:
     """Settle the user slots, then choose which job takes which run slot."""
     bounds = slots.read_bounds()
     if bounds.maintenance:
         return []
     active = {lease.tenant for lease in bounds.leases}
-    open_queues = [queue.name for queue in bounds.queues if not queue.paused]
-    settled = turns.settle(bounds.user_slots, active, open_queues)
+    draining = turns.settle(bounds.user_slots, active, skip_held=skip_held)
     free = bounds.free_run_slots
     room = Room(len(free), {queue.name: queue.free for queue in bounds.queues if queue.free})
-    holders = _holders(settled, bounds.leases) if room.queues and free else []
+    if not (room.queues and free):
+        return []
+    passed_over = turns.held_elsewhere(bounds.user_slots) if skip_held else set()
+    able = [slot for slot in bounds.user_slots if slot.can_run and slot.holder not in passed_over]
+    holders = _holders(able, draining, bounds.leases)
     if not holders:
         return []
     chosen = plan(holders, _candidates(holders, room), room)
@@ -136,22 +145,24 @@ def _decide() -> list[Decision]:
     return [Decision(candidate, number) for candidate, number in pairs]
 
 
-def _holders(settled: Turns, leases: list[LeaseHeld]) -> list[Holder]:
+def _holders(
+    user_slots: list[UserSlot], draining: set[int], leases: list[LeaseHeld]
+) -> list[Holder]:
     held = Counter(lease.tenant for lease in leases)
     members: dict[int, Counter[int]] = defaultdict(Counter)
     for lease in leases:
         members[lease.tenant][lease.member] += 1
     return [
         Holder(
-            tenant=tenant.pk,
-            weight=tenant.weight,
-            leases=held[tenant.pk],
-            members=dict(members[tenant.pk]),
-            served=NEVER_SERVED - tenant.served_ago_s,
-            draining=tenant.pk in settled.draining,
+            tenant=slot.holder,
+            weight=slot.weight,
+            leases=held[slot.holder],
+            members=dict(members[slot.holder]),
+            served=NEVER_SERVED - slot.served_ago_s,
+            draining=slot.holder in draining,
         )
-        for tenant in settled.tenants
-        if not tenant.paused
+        for slot in user_slots
+        if slot.holder is not None
     ]
 
 
@@ -162,10 +173,11 @@ def _candidates(holders: list[Holder], room: Room) -> list[Candidate]:
     """The first ready jobs of each (tenant, queue) and member: at most as many as fit."""
     asked = [(holder.tenant, queue) for holder in holders for queue in room.queues]
     places = {queue: min(number, room.slots) for queue, number in room.queues.items()}
-    parts = [FIRST_AND_LAST.replace("{n}", str(n)) for n in range(len(asked))]
-    values = [
-        value for tenant, queue in asked for value in (tenant, queue, places[queue], tenant, queue)
+    parts = [
+        FIRST_AND_LAST.replace("{n}", str(n)).replace("{places}", str(places[queue]))
+        for n, (_, queue) in enumerate(asked)
     ]
+    values = [value for pair in asked for value in (*pair, *pair)]
     found: dict[tuple[int, str], list[Candidate]] = defaultdict(list)
     last: dict[tuple[int, str], Candidate] = {}
     for *row, is_last in sql.rows(" UNION ALL ".join(parts), values):
@@ -196,10 +208,9 @@ def _of_every_group(tenant: int, queue: str, places: int) -> list[Candidate]:
     found: list[Candidate] = []
     for start in range(0, len(groups), 100):
         batch = groups[start : start + 100]
-        parts = [OF_GROUP.replace("{n}", str(n)) for n in range(len(batch))]
-        values = [
-            value for rank, member in batch for value in (tenant, queue, rank, member, places)
-        ]
+        part = OF_GROUP.replace("{places}", str(places))
+        parts = [part.replace("{n}", str(n)) for n in range(len(batch))]
+        values = [value for group in batch for value in (tenant, queue, *group)]
         found += [_candidate(list(row)) for row in sql.rows(" UNION ALL ".join(parts), values)]
     return found
 
@@ -211,11 +222,23 @@ def _write_together(decisions: list[Decision]) -> list[Promoted]:
     """Move the jobs to QUEUED, each with its lease, and tell it."""
     if not decisions:
         return []
+    write = _write_at_once if sql.is_postgres() else _write
+    moved = {job: (attempt, workflow) for job, attempt, workflow in write(decisions)}
+    jobs = [each.candidate for each in decisions if each.candidate.job in moved]
+    return [_promoted(job, *moved[job.job]) for job in jobs]
+
+
+def _write_at_once(decisions: list[Decision]) -> list[sql.Row]:
+    jobs = [each.candidate.job for each in decisions]
+    return postgres.promote(jobs, [each.run_slot for each in decisions])
+
+
+def _write(decisions: list[Decision]) -> list[sql.Row]:
     ids = [each.candidate.job for each in decisions]
-    statement = sql.text(PROMOTE.replace("{ids}", sql.marks(ids)))
-    moved = {pk: (attempt, workflow) for pk, attempt, workflow in sql.rows(statement, ids)}
-    done = [each for each in decisions if each.candidate.job in moved]
-    _hold(done, {pk: attempt for pk, (attempt, _) in moved.items()})
+    moved = sql.rows(sql.text(PROMOTE.replace("{ids}", sql.marks(ids))), ids)
+    attempts = {job: attempt for job, attempt, _ in moved}
+    done = [each for each in decisions if each.candidate.job in attempts]
+    _hold(done, attempts)
     by_tenant: dict[int, list[int]] = {}
     for each in done:
         tenant = each.candidate.tenant
@@ -223,7 +246,7 @@ def _write_together(decisions: list[Decision]) -> list[Promoted]:
         by_tenant[tenant] = [*by_tenant.pop(tenant, []), each.candidate.job]
     for tenant, jobs in by_tenant.items():
         events.jobs_changed(tenant, jobs, served=True)
-    return [_promoted(each.candidate, *moved[each.candidate.job]) for each in done]
+    return moved
 
 
 def _promoted(job: Candidate, attempt: int, workflow: object) -> Promoted:
@@ -251,5 +274,6 @@ def _write_each_alone(decisions: list[Decision]) -> list[Promoted]:
             with transaction.atomic():
                 promoted += _write_together([decision])
         except IntegrityError as error:
+            tally.refused()
             log.error("job %d stays where it is: %s", decision.candidate.job, error)
     return promoted

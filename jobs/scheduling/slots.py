@@ -13,25 +13,46 @@ from django.db.models import Exists, OuterRef
 from jobs import sql
 from jobs.models import Lease, Maintenance, Queue, RunSlot
 from jobs.models import UserSlot as UserSlotRow
+from jobs.states import JobState
 
+NEVER_SERVED = 1e12  # seconds ago
 PASS_LOCK = 7391  # one scheduler decides at a time; constraints hold without it
+DECIDE_ALONE = """
+    SELECT pg_advisory_xact_lock(%s), set_config('plan_cache_mode', 'force_generic_plan', true),
+        set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true),
+        set_config('lock_timeout', '200ms', true)
+"""
 
+# a tenant could start a job now, or within 30 s; nothing paused counts (a paused lane has no ready job)
+RETRY_HOLDS_SLOT_S = 30.0
+CAN_RUN = f"""
+    (NOT t.paused AND EXISTS (SELECT 1 FROM jobs_queue q WHERE NOT q.paused AND (
+        EXISTS (SELECT 1 FROM jobs_job r WHERE r.tenant_id = t.id
+            AND r.queue = q.name AND r.state = {JobState.READY:d})
+        OR EXISTS (SELECT 1 FROM jobs_job w JOIN jobs_branch b ON b.id = w.branch_id
+            WHERE w.tenant_id = t.id AND w.queue = q.name
+            AND w.state = {JobState.RETRY_WAIT:d} AND w.retry_at <= {{later}} AND NOT b.paused))))
+"""
+PAUSED, ABLE = 2, 1  # how a slot holder stands
 # everything that bounds the work, in one answer: what kind of row, a name, numbers
-BOUNDS = """
-    SELECT 'maintenance' AS kind, '' AS name, m.id AS a, 0 AS b, 0 AS c, 0 AS d, 0.0 AS age
+BOUNDS = f"""
+    SELECT 'maintenance' AS kind, '' AS name, m.id AS a, 0 AS b, 0 AS c, 0 AS d, 0.0 AS age,
+        0.0 AS served
     FROM jobs_maintenance m
     UNION ALL
     SELECT 'queue', q.name, COALESCE(q.capacity, -1), CASE WHEN q.paused THEN 1 ELSE 0 END,
         (SELECT count(*) FROM jobs_worker w
-         WHERE w.queue = q.name AND w.warm AND NOT w.draining AND w.seen_at >= {later}), 0, 0.0
+         WHERE w.queue = q.name AND w.warm AND NOT w.draining AND w.seen_at >= {{later}}), 0, 0.0, 0.0
     FROM jobs_queue q
     UNION ALL
-    SELECT 'lease', l.queue, l.tenant_id, l.member, l.run_slot_id, 0, 0.0 FROM jobs_lease l
+    SELECT 'lease', l.queue, l.tenant_id, l.member, l.run_slot_id, 0, 0.0, 0.0 FROM jobs_lease l
     UNION ALL
-    SELECT 'run_slot', '', r.number, 0, 0, 0, 0.0 FROM jobs_runslot r WHERE r.number <= %s
+    SELECT 'run_slot', '', r.number, 0, 0, 0, 0.0, 0.0 FROM jobs_runslot r WHERE r.number <= %s
     UNION ALL
-    SELECT 'user_slot', '', s.number, COALESCE(s.holder_id, 0), 0, 0, COALESCE({held_s}, 0.0)
-    FROM jobs_userslot s
+    SELECT 'user_slot', '', s.number, COALESCE(s.holder_id, 0), COALESCE(t.weight, 0),
+        CASE WHEN t.paused THEN {PAUSED} WHEN {CAN_RUN} THEN {ABLE} ELSE 0 END,
+        COALESCE({{held_s}}, 0.0), COALESCE({{served_s}}, {NEVER_SERVED})
+    FROM jobs_userslot s LEFT JOIN tenants_tenant t ON t.id = s.holder_id
 """
 
 
@@ -46,11 +67,15 @@ class LeaseHeld(NamedTuple):
 
 @dataclass
 class UserSlot:
-    """One right to have jobs promoted, and who holds it for how long."""
+    """One right to have jobs promoted, who holds it for how long, and how that tenant stands."""
 
     number: int
     holder: int | None
-    held_s: float
+    held_s: float = 0.0
+    weight: int = 1
+    paused: bool = False
+    can_run: bool = False
+    served_ago_s: float = NEVER_SERVED
 
     @property
     def turn_is_over(self) -> bool:
@@ -94,9 +119,11 @@ class Bounds:
 
 def read_bounds() -> Bounds:
     """Everything that bounds the work now."""
-    statement = BOUNDS.replace("{held_s}", sql.age("s.acquired_at"))
     kinds: dict[str, list[sql.Row]] = defaultdict(list)
-    for kind, *row in sql.rows(sql.text(statement), [-settings.WORKER_TTL_S, settings.MAX_WORKERS]):
+    statement = BOUNDS.replace("{held_s}", sql.age("s.acquired_at"))
+    statement = statement.replace("{served_s}", sql.age("t.served_at"))
+    values = [-settings.WORKER_TTL_S, settings.MAX_WORKERS, RETRY_HOLDS_SLOT_S]
+    for kind, *row in sql.rows(sql.text(statement), values):
         kinds[kind].append(tuple(row))
     leases = [
         LeaseHeld(queue, tenant, member, number)
@@ -111,19 +138,32 @@ def read_bounds() -> Bounds:
         ],
         leases=leases,
         run_slots=sorted(number for _, number, *_ in kinds["run_slot"]),
-        user_slots=[
-            UserSlot(number, holder or None, held_s)
-            for _, number, holder, _, _, held_s in sorted(
-                kinds["user_slot"], key=lambda row: row[1]
-            )
-        ],
+        user_slots=[_user_slot(*row) for row in sorted(kinds["user_slot"], key=lambda row: row[1])],
+    )
+
+
+def _user_slot(
+    _: str, number: int, holder: int, weight: int, stands: int, held_s: float, served_ago_s: float
+) -> UserSlot:
+    return UserSlot(
+        number=number,
+        holder=holder or None,
+        held_s=held_s,
+        weight=weight,
+        paused=stands == PAUSED,
+        can_run=stands == ABLE,
+        served_ago_s=served_ago_s,
     )
 
 
 def take_pass_lock() -> None:
-    """Wait for the turn to decide. SQLite has it already: its transactions begin IMMEDIATE."""
+    """Wait for the turn to decide. SQLite has it already: its transactions begin IMMEDIATE.
+
+    The statements of this transaction are planned once a connection, and for large tables: to plan
+    a pass costs more than to run it.
+    """
     if connection.vendor == "postgresql":
-        sql.rows("SELECT pg_advisory_xact_lock(%s)", [PASS_LOCK])
+        sql.rows(DECIDE_ALONE, [PASS_LOCK])
 
 
 def seed() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from jobs import events, services
 from jobs.models import Lease, Queue, Worker
-from jobs.scheduling import dispatch, heartbeat, promotion
+from jobs.scheduling import dispatch, heartbeat, promotion, tally
 from jobs.signals import swept, tidied
 from jobs.states import JobState
 
@@ -20,15 +21,19 @@ log = logging.getLogger(__name__)
 
 def round_of_work() -> int:
     """Promote and dispatch. Returns how many jobs were promoted."""
-    return len(promotion.one_pass(deliver=dispatch.push))
+    promoted = promotion.one_pass(deliver=dispatch.push)
+    tally.promoted(promoted)
+    return len(promoted)
 
 
 def sweep() -> int:
     """Repair, then a round of work. Returns how many jobs were promoted."""
+    began_at = time.monotonic()
     repair()
     promoted = round_of_work()
     dispatch.push_overdue()
     heartbeat.beat()
+    tally.swept(began_at)
     swept.send_robust(sender=None)
     return promoted
 
@@ -40,6 +45,7 @@ def repair() -> None:
     for lease in leases.filter(expires_at__lt=Now()):
         if services.expire(lease.job_id, lease.attempt):
             log.warning("%s: the lease of %s ran out", lease.job, lease.worker or "nobody")
+            tally.lease_ran_out(lease)
             _take_back(lease)  # also what a killed worker had popped
     paused = (
         Q(job__tenant__paused=True)

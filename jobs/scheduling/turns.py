@@ -2,142 +2,110 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from django.conf import settings
 
 from jobs import sql
 from jobs.scheduling import lanes
-from jobs.scheduling.slots import UserSlot
-from jobs.states import JobState
+from jobs.scheduling.slots import CAN_RUN, NEVER_SERVED, RETRY_HOLDS_SLOT_S, UserSlot
 
-RETRY_HOLDS_SLOT_S = 30.0
-NEVER_SERVED = 1e12  # seconds ago
-
-TENANTS = """
-    SELECT t.id, t.weight, {age}, t.paused FROM tenants_tenant t WHERE t.id IN ({ids})
-    ORDER BY t.id {lock}
-"""
-# could start a job now, or within 30 s; nothing paused counts (a paused lane has no ready job)
-CAN_RUN = f"""
-    (NOT t.paused AND (
-        EXISTS (SELECT 1 FROM jobs_job r WHERE r.tenant_id = t.id
-            AND r.queue IN ({{queues}}) AND r.state = {JobState.READY:d})
-        OR EXISTS (SELECT 1 FROM jobs_job w JOIN jobs_branch b ON b.id = w.branch_id
-            WHERE w.tenant_id = t.id AND w.queue IN ({{queues}})
-            AND w.state = {JobState.RETRY_WAIT:d} AND w.retry_at <= {{later}} AND NOT b.paused)))
-"""
 RUNNABLE = f"SELECT t.id FROM tenants_tenant t WHERE t.id IN ({{ids}}) AND {CAN_RUN}"
 LINE = f"""
     SELECT t.id FROM tenants_tenant t WHERE t.waiting_since IS NOT NULL AND {CAN_RUN}
-    ORDER BY t.waiting_since, t.id LIMIT %s
+    ORDER BY t.waiting_since, t.id LIMIT {{places}}
 """
+LOCK = "SELECT t.id FROM tenants_tenant t WHERE t.id IN ({ids}) ORDER BY t.id {held}"
+ADMITTED = "SELECT t.weight, {age} FROM tenants_tenant t WHERE t.id = %s"
 GIVE = "UPDATE jobs_userslot SET holder_id = %s, acquired_at = {now} WHERE number = %s"
 TAKE = "UPDATE jobs_userslot SET holder_id = NULL, acquired_at = NULL WHERE number = %s"
 OUT_OF_LINE = "UPDATE tenants_tenant SET waiting_since = NULL WHERE id = %s"
 
 
-class Tenant(NamedTuple):
-    """What the pass needs to know of a slot holder; its row is held."""
-
-    pk: int
-    weight: int
-    served_ago_s: float
-    paused: bool
-
-
-@dataclass
-class Turns:
-    """The slot holders after this settlement. `draining`: turn over, and others wait."""
-
-    tenants: list[Tenant]
-    draining: set[int]
-
-
-def settle(slots: list[UserSlot], active: set[int], queues: list[str]) -> Turns:
+def settle(slots: list[UserSlot], active: set[int], *, skip_held: bool = False) -> set[int]:
     """Take slots from tenants with nothing to run, and give them to those in line.
 
     slots   every user slot; changed with the rows
     active  tenants that hold leases; they keep their slot
-    queues  the names of the queues that are not paused
+    skip_held  decide nothing about tenants whose row somebody else holds: they have their turn later
+
+    The tenants whose turn is over while others wait: they start nothing new.
     """
-    # the tenants first: a submission of theirs is either seen here or lines up after us
-    tenants = _locked([slot.holder for slot in slots if slot.holder is not None])
-    _release(slots, active, queues)
-    admitted = _admit(slots, queues)
-    tenants |= _locked(admitted)
+    _release(slots, active, skip_held)
+    _admit(slots, skip_held)
     over = {slot.holder for slot in slots if slot.turn_is_over and slot.holder is not None}
-    draining = over if over and _line(1, queues) else set()
-    return Turns([tenants[slot.holder] for slot in slots if slot.holder in tenants], draining)
+    return over if over and _line(1) else set()
 
 
-def _locked(ids: list[int]) -> dict[int, Tenant]:
-    if not ids:
-        return {}
-    statement = TENANTS.replace("{ids}", sql.marks(ids)).replace("{age}", sql.age("t.served_at"))
-    return {
-        pk: Tenant(pk, weight, NEVER_SERVED if ago is None else ago, bool(paused))
-        for pk, weight, ago, paused in sql.rows(sql.text(statement), ids)
-    }
+def held_elsewhere(slots: list[UserSlot]) -> set[int]:
+    """The slot holders whose row somebody else holds; those of the others are held from now on."""
+    holders = {slot.holder for slot in slots if slot.holder is not None}
+    return holders - _locked(holders, skip_held=True)
 
 
-def _release(slots: list[UserSlot], active: set[int], queues: list[str]) -> None:
-    idle = [slot for slot in slots if slot.holder is not None and slot.holder not in active]
-    if not idle:
-        return
-    keeping = _runnable([slot.holder for slot in idle if slot.holder is not None], queues)
-    for slot in idle:
-        if slot.holder is None or (slot.holder in keeping and not _must_go(slot, queues)):
-            continue
-        sql.run(TAKE, [slot.number])
-        lanes.line_up(slot.holder)  # it drained, or what is left is paused: to the line's end
-        slot.holder = None
+def _release(slots: list[UserSlot], active: set[int], skip_held: bool) -> None:
+    """Take the slots of those that have nothing to run, or whose turn is over while others wait."""
+    idle = {slot.holder for slot in slots if slot.holder is not None} - active
+    able = {slot.holder for slot in slots if slot.holder in idle and slot.can_run}
+    # looked at again once their rows are held: a submission of theirs is either seen now, or
+    # lines up after us
+    going = _locked(_to_go(slots, idle, able), skip_held)
+    going = _to_go(slots, going, _runnable(going))
+    for slot in slots:
+        if slot.holder in going:
+            sql.run(TAKE, [slot.number])
+            lanes.line_up(slot.holder)  # it drained, or what is left is paused: to the line's end
+            slot.holder = None
 
 
-def _must_go(slot: UserSlot, queues: list[str]) -> bool:
-    return slot.turn_is_over and bool(_line(1, queues))
+def _to_go(slots: list[UserSlot], idle: set[int], able: set[int]) -> set[int]:
+    over = {slot.holder for slot in slots if slot.turn_is_over and slot.holder in able}
+    return idle - (able - over if over and _line(1) else able)
 
 
-def _admit(slots: list[UserSlot], queues: list[str]) -> list[int]:
+def _admit(slots: list[UserSlot], skip_held: bool) -> None:
     """Give the free slots to the tenants waiting longest that can run something.
 
-    The others keep their place in the line. Returns who was admitted.
+    The others keep their place in the line.
     """
     free = [
         slot for slot in slots if slot.holder is None and slot.number <= settings.MAX_ACTIVE_USERS
     ]
-    line = _line(len(free), queues)
+    line = _line(len(free))
     # one may have been paused, or emptied, since the line was read and before its row was held
-    able = _runnable(line, queues) if _locked(line) else set()
+    able = _runnable(_locked(line, skip_held))
     for slot, tenant in zip(free, [each for each in line if each in able], strict=False):
         sql.run(OUT_OF_LINE, [tenant])
         sql.run(sql.text(GIVE), [tenant, slot.number])
-        slot.holder, slot.held_s = tenant, 0.0
-    return [tenant for tenant in line if tenant in able]
+        _seat(slot, tenant)
 
 
-def _line(places: int, queues: list[str]) -> list[int]:
-    if not places or not queues:
-        return []
-    return [pk for (pk,) in _ask(LINE, queues, last=[places])]
+def _seat(slot: UserSlot, tenant: int) -> None:
+    ((weight, ago),) = sql.rows(ADMITTED.replace("{age}", sql.age("t.served_at")), [tenant])
+    slot.holder, slot.held_s, slot.paused, slot.can_run = tenant, 0.0, False, True
+    slot.weight, slot.served_ago_s = weight, NEVER_SERVED if ago is None else ago
 
 
-def _runnable(ids: list[int], queues: list[str]) -> set[int]:
-    if not ids or not queues:
+def _locked(ids: Iterable[int], skip_held: bool) -> set[int]:
+    """Hold the rows of these tenants. Those that are held now."""
+    asked = sorted(ids)
+    if not asked:
         return set()
-    statement = RUNNABLE.replace("{ids}", sql.marks(ids))
-    return {pk for (pk,) in _ask(statement, queues, first=ids)}
+    statement = LOCK.replace("{ids}", sql.marks(asked))
+    statement = statement.replace("{held}", "{lock_free}" if skip_held else "{lock}")
+    return {pk for (pk,) in sql.rows(sql.text(statement), asked)}
 
 
-def _ask(
-    statement: str,
-    queues: list[str],
-    *,
-    first: list[int] | None = None,
-    last: list[int] | None = None,
-) -> list[sql.Row]:
-    """Run a statement that holds CAN_RUN once."""
-    prepared = sql.text(statement.replace("{queues}", sql.marks(queues)))
-    values = [*(first or []), *queues, *queues, RETRY_HOLDS_SLOT_S, *(last or [])]
-    return sql.rows(prepared, values)
+def _line(places: int) -> list[int]:
+    if not places:
+        return []
+    statement = LINE.replace("{places}", str(int(places)))
+    return [pk for (pk,) in sql.rows(sql.text(statement), [RETRY_HOLDS_SLOT_S])]
+
+
+def _runnable(tenants: Iterable[int]) -> set[int]:
+    asked = sorted(tenants)
+    if not asked:
+        return set()
+    statement = sql.text(RUNNABLE.replace("{ids}", sql.marks(asked)))
+    return {pk for (pk,) in sql.rows(statement, [*asked, RETRY_HOLDS_SLOT_S])}

@@ -86,7 +86,7 @@ MUTANTS: dict[str, Mutant] = {
     "a lost job goes to its lane's end": _swap(
         moves, "PUT_BACK", "SET state", "SET sequence = sequence + 1000000, state"
     ),
-    "a user slot is released early": _put(turns, "_must_go", lambda *_: True),
+    "a user slot is released early": _put(turns, "_to_go", lambda slots, idle, able: idle),
     "a turn never ends": _put(turns.UserSlot, "turn_is_over", False),
     "admission by id": _swap(turns, "LINE", "ORDER BY t.waiting_since, t.id", "ORDER BY t.id"),
     "dependencies are ignored": _swap(lanes, "RAISE", "AND upstream_left = 0", ""),

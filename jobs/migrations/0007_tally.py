@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("jobs", "0005_blobs"),
+        ("jobs", "0006_postgres_plans"),
     ]
 
     operations = [
