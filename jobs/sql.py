@@ -6,11 +6,13 @@ Every moment is the database's own, so a worker with a wrong clock changes nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import psycopg
+from django.conf import settings
 from django.db import connection
 
 Row = tuple[Any, ...]
@@ -63,6 +65,18 @@ def text(statement: str) -> str:
 def age(column: str) -> str:
     """An expression: the seconds since the moment in `column`; NULL stays NULL."""
     return _WORDS[connection.vendor]["age"].format(column)
+
+
+@contextmanager
+def one_round_trip() -> Iterator[None]:
+    """What is run inside is sent together, where the database can; the first answer that is read
+    brings all. Inside a transaction."""
+    if not is_postgres() or settings.DATABASE_POOLED:
+        yield
+        return
+    connection.ensure_connection()
+    with connection.connection.pipeline():
+        yield
 
 
 def marks(values: Sequence[object]) -> str:

@@ -82,10 +82,11 @@ def database(env: environ.Env, data: Path) -> dict[str, Any]:
     config: dict[str, Any] = (
         dict(env.db_url_config(url))
         if url
-        else {"ENGINE": "labsched.sqlite3", "NAME": str(data / "db.sqlite3")}
+        else {"ENGINE": "sqlite3", "NAME": str(data / "db.sqlite3")}
     )
     if config["ENGINE"].endswith("sqlite3"):
         Path(config["NAME"]).parent.mkdir(parents=True, exist_ok=True)
+        config["ENGINE"] = "labsched.sqlite3"
         # a deferred transaction that reads, then writes, fails at once with "database is locked"
         config["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",

@@ -20,7 +20,7 @@ from jobs.moves import as_uuid
 from jobs.scheduling import slots, tally, turns
 from jobs.scheduling.dispatch import Promoted
 from jobs.scheduling.plan import Candidate, Holder, Room, plan
-from jobs.scheduling.slots import NEVER_SERVED, LeaseHeld, UserSlot
+from jobs.scheduling.slots import NEVER_SERVED, Bounds, LeaseHeld, UserSlot
 from jobs.states import JobState
 
 READY_OF_QUEUE = f"tenant_id = %s AND queue = %s AND state = {JobState.READY:d}"
@@ -113,8 +113,10 @@ def _in_one_transaction(
     write: Callable[[list[Decision]], list[Promoted]], deliver: Deliver, *, skip_held: bool = False
 ) -> list[Promoted]:
     with transaction.atomic():
-        slots.take_pass_lock()
-        promoted = write(_decide(skip_held))
+        with sql.one_round_trip():
+            slots.take_pass_lock()
+            bounds = slots.read_bounds()
+        promoted = write(_decide(bounds, skip_held))
         transaction.on_commit(lambda: deliver(promoted), robust=True)
         begun: dict[int, set[uuid.UUID]] = defaultdict(set)
         for each in promoted:
@@ -124,9 +126,8 @@ def _in_one_transaction(
     return promoted
 
 
-def _decide(skip_held: bool = False) -> list[Decision]:
+def _decide(bounds: Bounds, skip_held: bool) -> list[Decision]:
     """Settle the user slots, then choose which job takes which run slot."""
-    bounds = slots.read_bounds()
     if bounds.maintenance:
         return []
     active = {lease.tenant for lease in bounds.leases}

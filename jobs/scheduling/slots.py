@@ -163,7 +163,7 @@ def take_pass_lock() -> None:
     a pass costs more than to run it.
     """
     if connection.vendor == "postgresql":
-        sql.rows(DECIDE_ALONE, [PASS_LOCK])
+        sql.run(DECIDE_ALONE, [PASS_LOCK])
 
 
 def seed() -> None:

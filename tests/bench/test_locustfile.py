@@ -16,6 +16,7 @@ SECONDS = 8
 
 
 @pytest.mark.stack
+@pytest.mark.proof
 def test_a_load_of_people_meets_no_failure(stack: Stack, tmp_path: Path) -> None:
     where = ["-f", "tests/locustfile.py", "--host", stack.url, "--csv", str(tmp_path / "load")]
     size = ["--headless", "--users", "10", "--spawn-rate", "10", "--run-time", f"{SECONDS}s"]

@@ -26,7 +26,7 @@ from tests.client import probe, until
 from tests.private_postgres import find_programs, private_postgres
 from tests.processes import Process, free_port, plain_environment, run
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.proof]
 
 PROGRAMS = Path(sys.executable).parent
 START_TIMEOUT_S = 180
