@@ -96,6 +96,8 @@ def database(env: environ.Env, data: Path) -> dict[str, Any]:
         config["TEST"] = {"NAME": str(data / "test.sqlite3")}
     else:
         config["CONN_HEALTH_CHECKS"] = True
+        # each transaction may get another connection, which knows no cursor of the one before
+        config["DISABLE_SERVER_SIDE_CURSORS"] = env.bool("DATABASE_POOLED", default=False)
         config["OPTIONS"] = {**config.get("OPTIONS", {}), **_prepared(env)}
     config["CONN_MAX_AGE"] = 60
     config["ATOMIC_REQUESTS"] = False

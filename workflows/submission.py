@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 import uuid
@@ -12,6 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from jobs import events, retrying, services, types
@@ -334,7 +336,6 @@ def _rows(
 
 def _row(job: JobSpec, workflow: Workflow, user: User | None, upstream: Mapping[str, Job]) -> Job:
     left = len(job.depends_on) - sum(r.status is JobState.SUCCEEDED for r in upstream.values())
-    now = timezone.now()
     # alone in its lane it is the head, whatever else happens
     ready = job.branch is None and not left
     # ids, not objects: of 10,000 rows that is a third of the time
@@ -353,8 +354,7 @@ def _row(job: JobSpec, workflow: Workflow, user: User | None, upstream: Mapping[
         upstream_left=left,
         created_by_id=user.pk if user else None,
         member=user.pk if user else 0,
-        created_at=now,
-        ready_at=now if ready else None,
+        created_at=timezone.now(),
     )
 
 
@@ -377,20 +377,25 @@ def _insert(
     """Write named lanes, jobs and edges. The caller holds the tenant's row."""
     named = {job.branch for job in wanted.jobs if job.branch is not None}
     lane_of = _lanes_named(tenant, sorted(named))
-    first = _take_sequences(tenant, len(rows))
+    first, now = _take_sequences(tenant, len(rows))
     for row, position in zip(rows, wanted.order, strict=True):
         row.sequence = first
         first += 1
+        if row.state == JobState.READY:
+            row.ready_at = now
         if (branch := wanted.jobs[position].branch) is not None:
             row.branch = lane_of[branch]
     Job.objects.bulk_create(rows, batch_size=BATCH)
     return _insert_edges(tenant.pk, rows, wanted, upstream or {})
 
 
-def _take_sequences(tenant: Tenant, count: int) -> int:
-    """Allocate `count` places in the tenant's total order (R2). Returns the first."""
-    Tenant.objects.filter(pk=tenant.pk).update(next_sequence=F("next_sequence") + count)
-    return Tenant.objects.values_list("next_sequence", flat=True).get(pk=tenant.pk) - count
+def _take_sequences(tenant: Tenant, count: int) -> tuple[int, dt.datetime]:
+    """Allocate `count` places in the tenant's total order (R2). Returns the first, and the
+    database's moment: promotions are timed by its clock, not by this machine's."""
+    own = Tenant.objects.filter(pk=tenant.pk)
+    own.update(next_sequence=F("next_sequence") + count)
+    end, now = own.values_list("next_sequence", Now()).get()
+    return end - count, now
 
 
 def _lanes_named(tenant: Tenant, names: list[str]) -> dict[str, Branch]:

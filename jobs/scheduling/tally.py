@@ -1,8 +1,8 @@
 """Counts that no other row keeps: what schedulers did, and how jobs went that ended. For /metrics.
 
-Each scheduler counts in memory and adds it to the one row every few seconds: one that is killed
-loses the last of them, nothing else does. Jobs that ended are read once, up to a moment that moves
-on with the row, so what /metrics costs does not grow with the history.
+Each scheduler counts in memory and adds it to the one row every few seconds: one that stops, in
+order or killed, loses what it counted since, nothing else does. Jobs that ended are read once, up
+to a moment that moves on with the row, so these numbers do not cost more as the history grows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from jobs.models import Job, Lease, Tally
+from jobs.models.jobs import JobQuerySet
 from jobs.scheduling.dispatch import Promoted
 from jobs.states import FIRST_TERMINAL, JobState, Reason
 
@@ -39,7 +40,8 @@ BUCKETS_S: dict[str, tuple[float, ...]] = {
 }
 MORE, SUM = "+Inf", "sum"
 KEEP_EVERY_S = 5.0
-LAG = dt.timedelta(seconds=5)  # an end is written before it is committed
+LAG = dt.timedelta(seconds=20)  # an end is written before it is committed
+AT_ONCE = dt.timedelta(minutes=1)  # of ends, where no scheduler kept counts for long
 FIRST_LOOK = dt.timedelta(minutes=10)  # counts begin at nought, whatever was there before
 MOST_NOTED = 50_000
 CHUNK = 500
@@ -106,7 +108,7 @@ def keep() -> bool:
     """Add what was counted to the row. False when another scheduler did so just now: next time."""
     _look_at_promotions()
     kept = _read() or _begin()
-    until = kept.now - LAG
+    until = _until(kept)
     if until <= kept.until:
         return False
     counts = kept.counts
@@ -126,6 +128,16 @@ def read() -> Counts:
     counts = kept.counts if kept else {}
     _add_all(counts, _ended(finished_at__gt=since, state=JobState.SUCCEEDED.value))
     return counts
+
+
+def _until(kept: Kept) -> dt.datetime:
+    """Up to when ends are read now: of a long absence a minute in which some were, each time."""
+    until = kept.now - LAG
+    if until - kept.until <= AT_ONCE:
+        return until
+    ends = _jobs_ended(finished_at__gt=kept.until).order_by("finished_at")
+    first = ends.values_list("finished_at", flat=True).first()
+    return until if first is None else min(until, first + AT_ONCE)
 
 
 def _read() -> Kept | None:
@@ -161,14 +173,19 @@ def _look_at_promotions() -> None:
             _observe(_counts, PROMOTION, (queued_at - ready_at).total_seconds())
 
 
-def _ended(**when: Any) -> Counts:
-    """What jobs say that ended then, and had been promoted."""
-    counts: Counts = {}
-    jobs = Job.objects.across_tenants("jobs of all tenants are counted").filter(
+def _jobs_ended(**when: Any) -> JobQuerySet:
+    found: JobQuerySet = Job.objects.across_tenants("jobs of all tenants are counted").filter(
         state__gte=int(FIRST_TERMINAL),  # the words of the index
-        queued_at__isnull=False,
         **when,
     )
+    return found
+
+
+def _ended(**when: Any) -> Counts:
+    """What jobs say that ended then, promoted since they were last ready: cancelled, they may have
+    gone back before, with the moment of a promotion that led nowhere."""
+    counts: Counts = {}
+    jobs = _jobs_ended(queued_at__gte=F("ready_at"), **when)
     for created, queued, started, finished, reason, summary in jobs.values_list(
         "created_at", "queued_at", "started_at", "finished_at", "reason", "summary"
     ).iterator():

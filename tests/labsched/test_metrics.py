@@ -48,7 +48,10 @@ def test_a_success_shows_at_once_and_is_counted_once(flow: Workflow) -> None:
     for pk, attempt in started(flow):
         services.succeed(pk, attempt, artifacts=[], summary={"tiles": 40, "cells": 900})
     ready = timezone.now() - LONG_AGO * 4
-    of(flow).update(created_at=ready, queued_at=ready + LONG_AGO, started_at=ready + LONG_AGO * 2)
+    queued = ready + LONG_AGO
+    of(flow).update(
+        created_at=ready, ready_at=ready, queued_at=queued, started_at=queued + LONG_AGO
+    )
     some_time_ago(flow)
     before = samples()
     assert before["job_latency_seconds_count"] == before["job_wait_seconds_count"] == 3
@@ -97,6 +100,35 @@ def test_a_job_that_was_never_promoted_waited_for_nothing(flow: Workflow) -> Non
     tally.keep()
     found = samples()
     assert found["job_wait_seconds_count"] == found["job_latency_seconds_count"] == 0
+
+
+def test_a_promotion_that_came_to_nothing_is_no_latency(flow: Workflow) -> None:
+    for pk, attempt in promotion.promote():
+        services.hand_back(pk, attempt)
+    services.cancel_all(flow.tenant_id, flow.pk)
+    assert of(flow).filter(state=JobState.CANCELLED.value, queued_at__isnull=False).count() == 3
+    some_time_ago(flow)
+    tally.keep()
+    found = samples()
+    assert found["job_wait_seconds_count"] == found["job_latency_seconds_count"] == 0
+
+
+def test_after_a_long_absence_ends_are_read_a_minute_at_a_time(flow: Workflow) -> None:
+    tally.keep()
+    words = started(flow)
+    for pk, attempt in words:
+        services.succeed(pk, attempt, artifacts=[], summary={"tiles": 1, "cells": 1})
+    hour = dt.timedelta(hours=1)
+    Tally.objects.update(ended_until=F("ended_until") - 9 * hour)
+    for nth, (pk, _) in enumerate(words):
+        of(flow).filter(pk=pk).update(finished_at=F("finished_at") - (nth + 1) * hour)
+    for kept in (1, 2, 3):
+        assert samples()["imaging_tiles_total"] == 3, "what is not kept yet is read"
+        assert tally.keep()
+        assert Tally.objects.get().counts[tally.TILES] == kept
+    assert tally.keep()
+    assert timezone.now() - Tally.objects.get().ended_until < tally.LAG + LONG_AGO
+    assert samples()["imaging_tiles_total"] == 3
 
 
 def test_the_history_is_read_once(flow: Workflow) -> None:

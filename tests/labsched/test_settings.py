@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import environ
 import pytest
 
-from labsched import checks
+from labsched import checks, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,6 +58,17 @@ def test_a_missing_secret_says_how_to_get_one(tmp_path: Path) -> None:
 def test_the_defaults_have_no_fault(tmp_path: Path) -> None:
     result = check(tmp_path)
     assert (result.returncode, "no issues" in result.stdout) == (0, True), result.stderr
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_behind_a_pooler_nothing_outlives_its_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pooled: bool
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://lab@127.0.0.1:1/lab")
+    monkeypatch.setenv("DATABASE_POOLED", "1" if pooled else "0")
+    config = environment.database(environ.Env(), tmp_path)
+    assert config["DISABLE_SERVER_SIDE_CURSORS"] is pooled
+    assert ("prepare_threshold" in config["OPTIONS"]) is not pooled
 
 
 PUBLIC = ["labsched.example.org"]
