@@ -38,15 +38,15 @@ class StoredArtifact:
     main: bool = False
 
 
-def start(job_pk: int, attempt: int, worker: str) -> Job | None:
+def start(job_pk: int, attempt: int, worker: str, *, again: bool = False) -> Job | None:
     """QUEUED → RUNNING, the lease is `worker`'s. None when this attempt is no longer wanted.
 
-    Asked again, it answers again: the first answer may have been lost with a connection.
+    again  it was asked before, and the answer was lost with a connection: it may have begun already
     """
     move = postgres.start if sql.is_postgres() else _start
     job = move(job_pk, attempt, worker)
-    if job is None and moves.is_begun(job_pk, attempt, worker):
-        return moves.started(job_pk)
+    if job is None and again and moves.is_begun(job_pk, attempt, worker):
+        job = moves.started(job_pk)
     if job is not None:
         events.after_commit(job.tenant_id, (), work_may_start=False)
     return job
@@ -289,7 +289,8 @@ def wake_retries() -> int:
 
 
 def _wake_retries_of(tenant_id: int, ids: list[int]) -> int:
-    with transaction.atomic():
+    branches: list[int] = []
+    with contextlib.suppress(sql.RowHeld), sql.briefly():  # else by the next sweep
         events.lock(tenant_id)
         jobs = Job.objects.across_tenants("one locked tenant").filter(pk__in=ids)
         due = jobs.filter(state=JobState.RETRY_WAIT.value)

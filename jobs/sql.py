@@ -1,6 +1,6 @@
 """Plain SQL for the hot path: what every job pays several times costs as few statements as it takes.
 
-Statements are written once for both databases; `{now}` and `{wait}` are the only words that differ.
+Statements are written once for both databases; a few words in braces differ, see `text`.
 Every moment is the database's own, so a worker with a wrong clock changes nothing.
 """
 
@@ -13,9 +13,10 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 
 Row = tuple[Any, ...]
+BE_BRIEF = "SET LOCAL lock_timeout = '200ms'"
 
 _WORDS = {
     # text, like Django's own: it sorts as time does
@@ -40,8 +41,27 @@ _WORDS = {
 
 
 def is_postgres() -> bool:
-    """Whether this database has functions of its own for the two moves that every job makes."""
+    """Whether this database has functions of its own for the moves that every job makes."""
     return connection.vendor == "postgresql"
+
+
+class RowHeld(Exception):
+    """Somebody holds a row for long; nothing was written."""
+
+
+@contextmanager
+def briefly() -> Iterator[None]:
+    """A transaction for who serves all tenants: it gives up on a row that somebody holds for long, a
+    large submission or a process that was stopped. Raises RowHeld."""
+    try:
+        with transaction.atomic():
+            if is_postgres():
+                run(BE_BRIEF)
+            yield
+    except OperationalError as error:
+        if is_lock_timeout(error):
+            raise RowHeld from error
+        raise
 
 
 def is_lock_timeout(error: Exception) -> bool:
@@ -75,7 +95,7 @@ def one_round_trip() -> Iterator[None]:
         yield
         return
     connection.ensure_connection()
-    with connection.connection.pipeline():
+    with connection.wrap_database_errors, connection.connection.pipeline():
         yield
 
 

@@ -7,6 +7,7 @@ A signal that was lost costs a few seconds: the sweep looks at the events.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import time
@@ -18,7 +19,7 @@ from django.db import transaction
 from django.db.models import Count, Max, Q, Sum
 from django.utils import timezone
 
-from jobs import events
+from jobs import events, sql
 from jobs.models import Event, Job
 from jobs.signals import jobs_moved, swept
 from jobs.states import FIRST_TERMINAL, JobState
@@ -84,7 +85,7 @@ def _begin(workflow_id: uuid.UUID) -> None:
     if state != Workflow.State.PENDING:
         refresh(workflow_id)
         return
-    with transaction.atomic():
+    with contextlib.suppress(sql.RowHeld), sql.briefly():  # else the sweep finds it
         events.lock(tenant_id)
         if rows.filter(state=state).update(state=Workflow.State.RUNNING):
             workflow = rows.get()
@@ -112,11 +113,16 @@ def _on_swept(**_: object) -> None:
 def _refresh_old(due: list[uuid.UUID], moving: set[uuid.UUID]) -> None:
     rows = Workflow.objects.across_tenants("the sweep serves all").filter(pk__in=due)
     fresh = timezone.now() - dt.timedelta(seconds=REFRESH_EVERY_S)
+    held = set()
     for pk, at in rows.values_list("pk", "refreshed_at"):
         told = _told.get(pk)
         if at is None or (at < fresh and pk in moving) or (told is not None and at < told):
-            refresh(pk)
-    for pk in due:
+            try:
+                with sql.briefly():
+                    refresh(pk)
+            except sql.RowHeld:
+                held.add(pk)  # stays told: the next sweep tries again
+    for pk in set(due) - held:
         _told.pop(pk, None)
 
 

@@ -87,7 +87,9 @@ class Keeper(threading.Thread):
             self._changed.clear()
             now = time.monotonic()
             if now >= self._row_due:
-                self._row_due = now + self._attempted(self._keep_row, self._row_s())
+                self._row_due = now + self._row_s()  # first: `show` may ask for another meanwhile
+                again_s = self._attempted(self._keep_row, self._row_s())
+                self._row_due = min(self._row_due, now + again_s)
             if now >= self._lease_due and (held := self._held) is not None:
                 wait_s = self._attempted(partial(self._renew, held), self._renewal_s())
                 if held is self._held:

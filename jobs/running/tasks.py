@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +44,7 @@ class Worker(Protocol):
 class NobodyWatching:
     """A plain `rq worker` runs the attempt: nobody renews its lease, the sweep guards it."""
 
-    worker = f"rq-{os.getpid()}"
+    worker = f"rq-{socket.gethostname()[:60]}-{os.getpid()}"
 
     def beat(self) -> None:
         """Nobody looks."""
@@ -62,7 +64,8 @@ def run_attempt(job_pk: int, attempt: int, worker: Worker) -> bool:
     An attempt that is no longer wanted is dropped without a word: its number fences it.
     """
     keep = functools.partial(persist, for_s=settings.LEASE_S, beat=worker.beat)
-    job = keep(lambda: services.start(job_pk, attempt, worker.worker))
+    asked = itertools.count()
+    job = keep(lambda: services.start(job_pk, attempt, worker.worker, again=next(asked) > 0))
     if job is None:
         log.info("job %d attempt %d is not wanted any more", job_pk, attempt)
         return True

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from jobs.models import Duration, Job, LearntUntil
 from jobs.scheduling.durations import NOTHING_LEARNT, Guess, Learnt, Span, samples, total
-from jobs.states import FIRST_TERMINAL, JobState
+from jobs.states import FIRST_TERMINAL, JobState, Reason
 
 BATCH = 500  # jobs a call; when more ended, the newest say enough
 LAG = dt.timedelta(seconds=5)  # an end is written before it is committed
@@ -97,13 +97,17 @@ def _last_end() -> dt.datetime | None:
 
 def _ended_between(after: dt.datetime, until: dt.datetime) -> list[Ended]:
     """The newest that teach something, in the order of their ends."""
-    jobs = _all_ended().filter(
-        state=JobState.SUCCEEDED.value,
-        finished_at__gt=after,
-        finished_at__lte=until,
-        started_at__isnull=False,
-        attempt=1,
-    )
+    jobs = (
+        _all_ended()
+        .filter(
+            state=JobState.SUCCEEDED.value,
+            finished_at__gt=after,
+            finished_at__lte=until,
+            started_at__isnull=False,
+            attempt=1,
+        )
+        .exclude(reason=Reason.REUSED.value)
+    )  # it took another job's result, and no time
     rows = jobs.order_by("-finished_at").values_list(
         "finished_at", "started_at", "job_type", "queue", "summary", "progress_row__phases"
     )[:BATCH]

@@ -7,6 +7,7 @@ ready jobs of each, through partial indexes (R12).
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -73,7 +74,9 @@ HOLD = """
     VALUES {rows}
 """
 HOLD_ROW = "(%s, %s, %s, %s, %s, %s, 0, '', %s, {later}, {now})"
+SKIP_S = 1.0  # a row that is held for long: for how long no pass waits for any
 log = logging.getLogger(__name__)
+_held = {"until": float("-inf")}
 
 Deliver = Callable[[list[Promoted]], object]
 
@@ -92,25 +95,30 @@ def promote() -> list[tuple[int, int]]:
 
 
 def one_pass(deliver: Deliver = list) -> list[Promoted]:
-    """Promote every job that the rules allow now: a second pass at once would find nothing.
+    """Promote every job that the rules allow now, but those of a tenant whose row somebody holds for
+    long (a large submission, a process that was stopped): the others do not wait for it, and its own
+    end wakes the next pass.
 
     deliver  is given what was promoted right after the commit, before anybody else hears of it
     """
-    try:
-        return _in_one_transaction(_write_together, deliver)
-    except OperationalError as error:
-        if not sql.is_lock_timeout(error):
-            raise
-        # a large submission, or a process that was stopped, holds the row of one tenant: the
-        # others do not wait for it, and its own end wakes the next pass
-        return _in_one_transaction(_write_together, deliver, skip_held=True)
-    except IntegrityError as error:
-        log.error("the database refused a promotion, each job is tried alone: %s", error)
-        return _in_one_transaction(_write_each_alone, deliver)
+    write, skip_held = _write_together, time.monotonic() < _held["until"]
+    while True:
+        try:
+            return _in_one_transaction(write, deliver, skip_held=skip_held)
+        except OperationalError as error:
+            if skip_held or not sql.is_lock_timeout(error):
+                raise
+            skip_held = True
+            _held["until"] = time.monotonic() + SKIP_S
+        except IntegrityError as error:
+            if write is _write_each_alone:
+                raise
+            log.error("the database refused a promotion, each job is tried alone: %s", error)
+            write = _write_each_alone
 
 
 def _in_one_transaction(
-    write: Callable[[list[Decision]], list[Promoted]], deliver: Deliver, *, skip_held: bool = False
+    write: Callable[[list[Decision]], list[Promoted]], deliver: Deliver, *, skip_held: bool
 ) -> list[Promoted]:
     with transaction.atomic():
         with sql.one_round_trip():
@@ -175,7 +183,7 @@ def _candidates(holders: list[Holder], room: Room) -> list[Candidate]:
     asked = [(holder.tenant, queue) for holder in holders for queue in room.queues]
     places = {queue: min(number, room.slots) for queue, number in room.queues.items()}
     parts = [
-        FIRST_AND_LAST.replace("{n}", str(n)).replace("{places}", str(places[queue]))
+        FIRST_AND_LAST.replace("{n}", str(n)).replace("{places}", _few_texts(places[queue]))
         for n, (_, queue) in enumerate(asked)
     ]
     values = [value for pair in asked for value in (*pair, *pair)]
@@ -191,6 +199,11 @@ def _candidates(holders: list[Holder], room: Room) -> list[Candidate]:
         if _group(found[key][0]) != _group(end):
             found[key] = _of_every_group(*key, places[key[1]])
     return [each for line in found.values() for each in line]
+
+
+def _few_texts(places: int) -> str:
+    """The next power of two: plans are kept by text, and more candidates than fit do no harm."""
+    return str(1 << max(0, places - 1).bit_length())
 
 
 def _candidate(row: list[object]) -> Candidate:
@@ -209,7 +222,7 @@ def _of_every_group(tenant: int, queue: str, places: int) -> list[Candidate]:
     found: list[Candidate] = []
     for start in range(0, len(groups), 100):
         batch = groups[start : start + 100]
-        part = OF_GROUP.replace("{places}", str(places))
+        part = OF_GROUP.replace("{places}", _few_texts(places))
         parts = [part.replace("{n}", str(n)) for n in range(len(batch))]
         values = [value for group in batch for value in (tenant, queue, *group)]
         found += [_candidate(list(row)) for row in sql.rows(" UNION ALL ".join(parts), values)]

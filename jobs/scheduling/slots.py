@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import connection, models, transaction
+from django.db import models, transaction
 from django.db.models import Exists, OuterRef
 
 from jobs import sql
@@ -33,7 +33,6 @@ CAN_RUN = f"""
             WHERE w.tenant_id = t.id AND w.queue = q.name
             AND w.state = {JobState.RETRY_WAIT:d} AND w.retry_at <= {{later}} AND NOT b.paused))))
 """
-PAUSED, ABLE = 2, 1  # how a slot holder stands
 # everything that bounds the work, in one answer: what kind of row, a name, numbers
 BOUNDS = f"""
     SELECT 'maintenance' AS kind, '' AS name, m.id AS a, 0 AS b, 0 AS c, 0 AS d, 0.0 AS age,
@@ -50,7 +49,7 @@ BOUNDS = f"""
     SELECT 'run_slot', '', r.number, 0, 0, 0, 0.0, 0.0 FROM jobs_runslot r WHERE r.number <= %s
     UNION ALL
     SELECT 'user_slot', '', s.number, COALESCE(s.holder_id, 0), COALESCE(t.weight, 0),
-        CASE WHEN t.paused THEN {PAUSED} WHEN {CAN_RUN} THEN {ABLE} ELSE 0 END,
+        CASE WHEN {CAN_RUN} THEN 1 ELSE 0 END,
         COALESCE({{held_s}}, 0.0), COALESCE({{served_s}}, {NEVER_SERVED})
     FROM jobs_userslot s LEFT JOIN tenants_tenant t ON t.id = s.holder_id
 """
@@ -73,7 +72,6 @@ class UserSlot:
     holder: int | None
     held_s: float = 0.0
     weight: int = 1
-    paused: bool = False
     can_run: bool = False
     served_ago_s: float = NEVER_SERVED
 
@@ -143,15 +141,14 @@ def read_bounds() -> Bounds:
 
 
 def _user_slot(
-    _: str, number: int, holder: int, weight: int, stands: int, held_s: float, served_ago_s: float
+    _: str, number: int, holder: int, weight: int, can_run: int, held_s: float, served_ago_s: float
 ) -> UserSlot:
     return UserSlot(
         number=number,
         holder=holder or None,
         held_s=held_s,
         weight=weight,
-        paused=stands == PAUSED,
-        can_run=stands == ABLE,
+        can_run=bool(can_run),
         served_ago_s=served_ago_s,
     )
 
@@ -160,16 +157,17 @@ def take_pass_lock() -> None:
     """Wait for the turn to decide. SQLite has it already: its transactions begin IMMEDIATE.
 
     The statements of this transaction are planned once a connection, and for large tables: to plan
-    a pass costs more than to run it.
+    a pass costs more than to run it. It waits 0.2 s at most for a row that somebody holds.
     """
-    if connection.vendor == "postgresql":
+    if sql.is_postgres():
         sql.run(DECIDE_ALONE, [PASS_LOCK])
 
 
 def seed() -> None:
     """Make the slot rows as many as the settings say. Occupied rows above the limit go later."""
     with transaction.atomic():
-        take_pass_lock()
+        if sql.is_postgres():
+            sql.run("SELECT pg_advisory_xact_lock(%s)", [PASS_LOCK])
         _resize(RunSlot, settings.MAX_WORKERS, _taken_run_slots())
         _resize(UserSlotRow, settings.MAX_ACTIVE_USERS, _held_user_slots())
         for name in settings.QUEUES:

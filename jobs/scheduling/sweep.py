@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 import time
+from collections.abc import Callable
 
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from jobs import events, services
+from jobs import events, services, sql
 from jobs.models import Lease, Queue, Worker
 from jobs.scheduling import dispatch, heartbeat, promotion, tally
 from jobs.signals import swept, tidied
@@ -43,7 +45,7 @@ def repair() -> None:
     services.wake_retries()
     leases = Lease.objects.across_tenants("leases of all tenants").select_related("job")
     for lease in leases.filter(expires_at__lt=Now()):
-        if services.expire(lease.job_id, lease.attempt):
+        if _unless_held(services.expire, lease):
             log.warning("%s: the lease of %s ran out", lease.job, lease.worker or "nobody")
             tally.lease_ran_out(lease)
             _take_back(lease)  # also what a killed worker had popped
@@ -53,8 +55,18 @@ def repair() -> None:
         | Q(queue__in=Queue.objects.filter(paused=True).values("name"))
     )
     for lease in leases.filter(paused, worker="", job__state=JobState.QUEUED.value):
-        if services.hand_back(lease.job_id, lease.attempt, only_queued=True):
+        if _unless_held(functools.partial(services.hand_back, only_queued=True), lease):
             _take_back(lease)
+
+
+def _unless_held(move: Callable[[int, int], bool], lease: Lease) -> bool:
+    """Whether the move was made. One tenant's held row must not hold up the repair of all: the next
+    sweep comes soon."""
+    try:
+        with sql.briefly():
+            return move(lease.job_id, lease.attempt)
+    except sql.RowHeld:
+        return False
 
 
 def _take_back(lease: Lease) -> None:

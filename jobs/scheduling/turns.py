@@ -10,6 +10,7 @@ from jobs import sql
 from jobs.scheduling import lanes
 from jobs.scheduling.slots import CAN_RUN, NEVER_SERVED, RETRY_HOLDS_SLOT_S, UserSlot
 
+MORE_IN_LINE = 10
 RUNNABLE = f"SELECT t.id FROM tenants_tenant t WHERE t.id IN ({{ids}}) AND {CAN_RUN}"
 LINE = f"""
     SELECT t.id FROM tenants_tenant t WHERE t.waiting_since IS NOT NULL AND {CAN_RUN}
@@ -71,7 +72,8 @@ def _admit(slots: list[UserSlot], skip_held: bool) -> None:
     free = [
         slot for slot in slots if slot.holder is None and slot.number <= settings.MAX_ACTIVE_USERS
     ]
-    line = _line(len(free))
+    # those whose row is held keep their place, and the next in line takes the slot
+    line = _line(len(free) + (MORE_IN_LINE if skip_held and free else 0))
     # one may have been paused, or emptied, since the line was read and before its row was held
     able = _runnable(_locked(line, skip_held))
     for slot, tenant in zip(free, [each for each in line if each in able], strict=False):
@@ -82,7 +84,7 @@ def _admit(slots: list[UserSlot], skip_held: bool) -> None:
 
 def _seat(slot: UserSlot, tenant: int) -> None:
     ((weight, ago),) = sql.rows(ADMITTED.replace("{age}", sql.age("t.served_at")), [tenant])
-    slot.holder, slot.held_s, slot.paused, slot.can_run = tenant, 0.0, False, True
+    slot.holder, slot.held_s, slot.can_run = tenant, 0.0, True
     slot.weight, slot.served_ago_s = weight, NEVER_SERVED if ago is None else ago
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
+from django.db import transaction
 from django.db.models.functions import Now
 
 from jobs.models import Worker
@@ -33,7 +34,8 @@ def seen(name: str, *, warm: bool | None = None) -> bool:
     fields: dict[str, object] = {"seen_at": Now()}
     if warm is not None:
         fields["warm"] = warm
-    return Worker.objects.filter(name=name).update(**fields) == 1
+    with transaction.atomic():  # on SQLite a transaction gets its turn sooner
+        return Worker.objects.filter(name=name).update(**fields) == 1
 
 
 def leave(name: str) -> None:

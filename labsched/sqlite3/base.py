@@ -16,7 +16,7 @@ from django.db.backends.sqlite3 import base
 from django.db.utils import OperationalError
 
 LOOK_AGAIN_S = 0.0005
-LOOK_SELDOM_S = 0.02  # once it has lasted
+LOOK_SELDOM_S = 0.005  # once it has lasted
 SELDOM_AFTER_S = 0.25
 
 
@@ -36,12 +36,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 time.sleep(step_s * random.uniform(0.5, 1.5))  # noqa: S311 — no secret
 
     def _begun(self) -> bool:
-        try:
-            self.cursor().execute("BEGIN IMMEDIATE")
-        except OperationalError as error:
-            if _is_busy(error):
+        with self.wrap_database_errors:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
                 return False
-            raise
         return True
 
 
@@ -53,10 +54,3 @@ def _without_waiting(link: sqlite3.Connection, usual_s: float) -> Iterator[None]
         yield
     finally:
         link.execute(f"PRAGMA busy_timeout={int(usual_s * 1000)}")
-
-
-def _is_busy(error: OperationalError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, sqlite3.OperationalError) and (
-        cause.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-    )

@@ -149,6 +149,7 @@ def test_what_says_nothing_about_the_time_is_left_out() -> None:
     ended(5.0, state=JobState.FAILED.value)
     ended(5.0, attempt=2)  # it may have resumed
     ended(5.0, attempt=0, started_at=None, reason="reused")
+    ended(0.01, reason="reused")  # by its worker: it took another job's result, and no time
     ended(5.0, ago_s=1.0)  # its neighbours may not be committed yet
     assert estimate.learn() == 0
     assert not Duration.objects.exists()
