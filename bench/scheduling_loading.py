@@ -57,7 +57,7 @@ def load(pending: int, tenants: int, lanes: int, *, chained: bool = False) -> fl
     stands in line. `chained`: each job of a workflow also waits for the one before it.
     """
     began = time.perf_counter()
-    now, each = timezone.now(), pending // tenants
+    now, each = timezone.now(), -(-pending // tenants)
     flows, first = -(-each // A_WORKFLOW), _used["jobs"] + 1
     # without checking each row's foreign keys, which are right by construction
     with _unchecked(), transaction.atomic(), connection.cursor() as cursor:

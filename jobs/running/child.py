@@ -7,6 +7,7 @@ Nothing here imports Django before `django.setup()`.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import queue
@@ -110,6 +111,7 @@ def _serve(orders: queue.SimpleQueue[tuple[int, int]], station: Station) -> None
 
     from jobs.running import tasks
 
+    gc.freeze()  # what is loaded now stays: no collection need look at it again
     looked_at = time.monotonic()
     for job_pk, attempt in _each(orders):
         station.beat()

@@ -7,6 +7,7 @@ not used: the database is the record.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -83,6 +84,7 @@ class LabWorker(Worker):
         """Take and run jobs until a signal says to end."""
         self.alarm.ring_on_signals(self._on_signal)
         self.keeper.start()
+        gc.freeze()  # what is loaded now stays: no collection need look at it again
         try:
             while not self.stops:
                 if self._is_ready():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -60,6 +61,7 @@ class Scheduler:
         threading.Thread(target=self._await_stop, name="stop", daemon=True).start()
         threading.Thread(target=self._collect, name="collect", daemon=True).start()
         self.alarm.start()
+        gc.freeze()  # what is loaded now stays: no collection need look at it again
         log.info(
             "scheduler started: %s workers, %s active users at most",
             settings.MAX_WORKERS,
