@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ class Owner:
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=_as_from_a_terminal,
         )
         stdout = self.popen.stdout
         assert stdout is not None
@@ -32,6 +34,11 @@ class Owner:
     def kill(self) -> None:
         self.popen.kill()
         self.popen.wait()
+
+
+def _as_from_a_terminal() -> None:
+    """Also when the tests themselves were started by nohup, which the supervisor heeds."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
