@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jobs.imaging import network, params
+from jobs.imaging import measurement, network, params
 from jobs.imaging import tissue as tissues
-from jobs.imaging.cells import Spool, object_ids
+from jobs.imaging.blocks import BlockFacts, BlockStore, FolderStore, Key
+from jobs.imaging.cells import Cells, Schema, decoded, object_ids
 from jobs.imaging.contract import CellRequest, Outcome, Report
 from jobs.imaging.export.document import DocumentWriter
 from jobs.imaging.export.geojson import GeoJsonWriter
@@ -50,19 +52,19 @@ def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
             digest = sha256(slide.path, lambda: tick(0, 1))
         with progress.phase("tissue") as tick:
             plan, found = _planned(request, options, slide, net, precision, tick)
-        with Spool(stage.folder / "blocks.spool") as spool:
-            with progress.phase("segment") as tick:
-                segmenter = Segmenter(plan, tick)
-                with closing(segmenter.blocks()) as blocks:
-                    for block, cells in blocks:
-                        spool.add(block, cells)
-            with progress.phase("merge"):
-                _assert_once(spool)
-            counts = _counts(plan, found, size, segmenter, spool)
-            with progress.phase("measure") as tick:
-                counts |= _median_area(spool, tick)
-            with progress.phase("export") as tick:
-                _export(spool, request, _writers(stage, request, slide, size, counts), tick)
+        spool = Finished(request.blocks or FolderStore(stage.folder / "blocks"), "plan")
+        with progress.phase("segment") as tick:
+            segmenter = Segmenter(plan, tick)
+            with closing(segmenter.blocks()) as blocks:
+                for block, cells in blocks:
+                    spool.add((block.y // BLOCK, block.x // BLOCK), cells)
+        with progress.phase("merge"):
+            _assert_once(spool)
+        counts = _counts(plan, found, size, segmenter, spool)
+        with progress.phase("measure") as tick:
+            counts |= _median_area(spool, tick)
+        with progress.phase("export") as tick:
+            _export(spool, request, _writers(stage, request, slide, size, counts), tick)
         facts = _cell_facts(request, slide, digest, plan, counts, progress)
         made = stage.staged()
         write_manifest(stage.file("manifest.json", "manifest"), facts, made)
@@ -70,6 +72,27 @@ def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
     return Outcome(
         artifacts, f"{request.job_uuid}_cells.jsonl", _summary(counts, plan, slide, request)
     )
+
+
+class Finished:
+    """The finished blocks of a plan."""
+
+    def __init__(self, store: BlockStore, name: str) -> None:
+        self.store, self.name = store, name
+        self.count = 0
+        self._keys: set[Key] = set()
+
+    def add(self, key: Key, cells: Cells) -> None:
+        """Keep the cells of a block until `in_grid_order`."""
+        facts = BlockFacts(len(cells), len(cells.gaps_l0), cells.box_l0, "")
+        self.store.put(self.name, key, cells.encoded(), facts)
+        self._keys.add(key)
+        self.count += len(cells)
+
+    def in_grid_order(self) -> Iterator[Cells]:
+        """Every block's cells: rows of blocks from the top, from the left within a row."""
+        for key in sorted(self._keys):
+            yield decoded(self.store.get(self.name, key))
 
 
 @dataclass(frozen=True)
@@ -126,16 +149,17 @@ def _writers(
     document = f"{request.workflow_uuid}_{request.job_key}_segmentation.json"
     lines = f"{request.job_uuid}_cells.jsonl"
     origin = slide.bounds[:2] if slide.bounds else (0, 0)
+    schema = Schema("detection", measurement.NAMES)
     return [
         LinesWriter(stage.file(lines, "cells_jsonl"), pixel_size=size),
         DocumentWriter(
             stage.file(document, "segmentation"), tiles=counts["tiles"], method=counts["method"]
         ),
-        GeoJsonWriter(stage.file("cells.geojson.gz", "geojson"), origin=origin),
+        GeoJsonWriter(stage.file("cells.geojson.gz", "geojson"), schema=schema, origin=origin),
     ]
 
 
-def _export(spool: Spool, request: CellRequest, writers: list[Writer], tick: Tick) -> None:
+def _export(spool: Finished, request: CellRequest, writers: list[Writer], tick: Tick) -> None:
     first = 1
     for cells in spool.in_grid_order():
         ids = object_ids(cells, request.result_key)
@@ -147,14 +171,14 @@ def _export(spool: Spool, request: CellRequest, writers: list[Writer], tick: Tic
         writer.close()
 
 
-def _assert_once(spool: Spool) -> None:
+def _assert_once(spool: Finished) -> None:
     """Two blocks never report one nucleus: each is owned by the block of its root seed."""
     for cells in spool.in_grid_order():
         if len(np.unique(cells.seeds, axis=0)) != len(cells):
             raise AssertionError("a nucleus is reported twice: this is a fault of labsched")
 
 
-def _median_area(spool: Spool, tick: Tick) -> Facts:
+def _median_area(spool: Finished, tick: Tick) -> Facts:
     areas = [np.zeros(0)]
     for cells in spool.in_grid_order():
         areas.append(cells.values[:, 0])
@@ -164,7 +188,11 @@ def _median_area(spool: Spool, tick: Tick) -> Facts:
 
 
 def _counts(
-    plan: Plan, found: Tissue | None, size: tuple[float, float], segmenter: Segmenter, spool: Spool
+    plan: Plan,
+    found: Tissue | None,
+    size: tuple[float, float],
+    segmenter: Segmenter,
+    spool: Finished,
 ) -> Facts:
     mm2 = plan.pixel_size[0] * plan.pixel_size[1] / 1e6
     squares = np.argwhere(plan.grid.squares) * SQUARE

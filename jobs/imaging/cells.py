@@ -1,12 +1,11 @@
-"""The nuclei of one block as arrays in level-0 pixels, and the file in which blocks wait for export."""
+"""The objects of one block as arrays in level-0 pixels, and their form in a file."""
 
 from __future__ import annotations
 
+import io
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from pathlib import Path
-from types import TracebackType
+import zlib
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import shapely
@@ -16,18 +15,37 @@ from jobs.imaging.contours import Outlines
 from jobs.imaging.measurement import rings
 from jobs.imaging.tiling import Rect
 
+NEAR_GAP = 1
+"""Flag of an object so near to pixels that could not be read that it may be cut or missed in part."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns and rings of `Cells` mean, the same for every block of a job.
+
+    object_type   QuPath's: "detection", or "cell" where `nuclei` holds rings
+    names         QuPath's names of the columns of `values`
+    """
+
+    object_type: str
+    names: tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Cells:
-    """n nuclei of one block, in raster order of their root seeds.
+    """n objects of one block, in raster order of their root seeds.
 
-    seeds        (n, 2) x, y of the root seed on the model plane
-    corners      (k, 2) x, y in level-0 pixels; ring i is corners[starts[i] : starts[i + 1]], open
-    area_l0      level-0 pixels
-    centroid_l0  (n, 2) x, y, always inside the ring
-    replaced     True where the centre of mass lies outside and a point inside stands for it
-    values       (n, len(measurement.NAMES))
-    origin_l0    x, y of the block
+    seeds          (n, 2) x, y of the root seed on the model plane
+    corners        (k, 2) x, y in level-0 pixels; ring i is corners[starts[i] : starts[i + 1]], open
+    area_l0        level-0 pixels
+    centroid_l0    (n, 2) x, y, always inside the ring
+    replaced       True where the centre of mass lies outside and a point inside stands for it
+    values         (n, len(Schema.names))
+    origin_l0      x, y of the block
+    nuclei         (m, 2) rings of the nuclei inside the cells, as `corners`; none for nuclei alone
+    nucleus_starts (n + 1,) as `starts`; an empty ring where a cell has no nucleus
+    flags          (n,) of NEAR_GAP
+    gaps_l0        (g, 4) x, y, width, height of what could not be read in the block
     """
 
     seeds: NDArray[np.int32]
@@ -38,6 +56,17 @@ class Cells:
     replaced: NDArray[np.bool_]
     values: NDArray[np.float64]
     origin_l0: NDArray[np.float64]
+    nuclei: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
+    nucleus_starts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    flags: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    gaps_l0: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
+
+    def __post_init__(self) -> None:
+        count = len(self.seeds)
+        if len(self.flags) != count:
+            object.__setattr__(self, "flags", np.zeros(count, np.uint8))
+        if len(self.nucleus_starts) != count + 1:
+            object.__setattr__(self, "nucleus_starts", np.zeros(count + 1, np.int64))
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -45,6 +74,31 @@ class Cells:
     def ring(self, index: int) -> NDArray[np.float64]:
         """Corners (x, y) of one nucleus, not closed."""
         return self.corners[self.starts[index] : self.starts[index + 1]]
+
+    def nucleus(self, index: int) -> NDArray[np.float64]:
+        """Corners (x, y) of the nucleus of one cell, not closed; empty where it has none."""
+        return self.nuclei[self.nucleus_starts[index] : self.nucleus_starts[index + 1]]
+
+    @property
+    def box_l0(self) -> tuple[float, float, float, float] | None:
+        """x0, y0, x1, y1 round all objects."""
+        if not len(self):
+            return None
+        low, high = self.corners.min(axis=0).tolist(), self.corners.max(axis=0).tolist()
+        return (*low, *high)
+
+    def encoded(self) -> bytes:
+        """The arrays as the content of a block file: equal arrays give equal bytes."""
+        stream = io.BytesIO()
+        for each in fields(self):
+            np.lib.format.write_array(stream, getattr(self, each.name), allow_pickle=False)
+        return zlib.compress(stream.getbuffer(), 1)
+
+
+def decoded(content: bytes) -> Cells:
+    """The cells of a block file."""
+    stream = io.BytesIO(zlib.decompress(content))
+    return Cells(*(np.lib.format.read_array(stream, allow_pickle=False) for _ in fields(Cells)))
 
 
 def located(
@@ -79,47 +133,6 @@ def object_ids(cells: Cells, result_key: str) -> list[str]:
     """UUIDs that depend on the result key and the root seeds alone (DESIGN I9)."""
     namespace = uuid.uuid5(uuid.NAMESPACE_OID, result_key)
     return [str(uuid.uuid5(namespace, f"{x},{y}")) for x, y in cells.seeds.tolist()]
-
-
-class Spool:
-    """Cells of finished blocks on disk; read back in grid order, one block in memory at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-        self._places: dict[tuple[int, int], int] = {}
-        self._stream = path.open("w+b")
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self._stream.close()
-        self.path.unlink(missing_ok=True)
-
-    def add(self, block: Rect, cells: Cells) -> None:
-        """Keep the cells of a block until `in_grid_order`."""
-        self._stream.seek(0, 2)
-        self._places[block.y, block.x] = self._stream.tell()
-        for field in fields(cells):
-            np.lib.format.write_array(self._stream, getattr(cells, field.name), allow_pickle=False)
-        self.count += len(cells)
-
-    def in_grid_order(self) -> Iterator[Cells]:
-        """Every block's cells: rows of blocks from the top, from the left within a row."""
-        for place in sorted(self._places):
-            self._stream.seek(self._places[place])
-            yield Cells(
-                **{
-                    field.name: np.lib.format.read_array(self._stream, allow_pickle=False)
-                    for field in fields(Cells)
-                }
-            )
 
 
 def _inside(

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobs.imaging.blocks import BlockStore
 
 Report = Callable[[str, int, int], None]
 """`report(phase, done, total)`: called at least once a second; what it raises ends the job."""
@@ -44,9 +48,12 @@ class CellRequest:
 
     model_source               where the weights were found, for the manifest
     tissue_mask, tissue_json   the files of an upstream `tissue_mask` job, where an edge gives one
+    blocks                     keeps finished blocks, so that another attempt goes on from them;
+                               without one they are gone with the job
     params                     mpp (µm per level-0 pixel), tissue (False computes the background
-                               too), tile_size (plane pixels), min_area_um2,
-                               precision ("auto", "fp32", "bf16")
+                               too), roi (boxes [x, y, width, height], level-0 pixels), tile_size
+                               (plane pixels), min_area_um2, precision ("auto", "fp32", "bf16",
+                               "fp16")
     """
 
     slide: Path
@@ -59,6 +66,7 @@ class CellRequest:
     tissue_mask: Path | None = None
     tissue_json: Path | None = None
     model_source: str = "the path given"
+    blocks: BlockStore | None = None
     params: Mapping[str, object] = field(default_factory=dict)
 
 

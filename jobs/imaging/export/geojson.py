@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jobs.imaging import contours, measurement
-from jobs.imaging.cells import Cells
+from jobs.imaging.cells import Cells, Schema
 from jobs.imaging.export.writing import Separated, encoded, numbered
 from jobs.imaging.tissue import Tissue
 
@@ -24,8 +24,9 @@ class GeoJsonWriter:
     """Streams `cells.geojson.gz`. Coordinates start where QuPath shows the image's corner: at the
     slide's bounds where it has them."""
 
-    def __init__(self, path: Path, *, origin: tuple[int, int]) -> None:
+    def __init__(self, path: Path, *, schema: Schema, origin: tuple[int, int]) -> None:
         self.path = path
+        self._schema = schema
         self._origin = np.asarray(origin, np.float64)
         self._comma = Separated(b",\n")
         self._file = path.open("wb")
@@ -52,8 +53,8 @@ class GeoJsonWriter:
             "id": object_id,
             "geometry": {"type": "Polygon", "coordinates": [np.vstack([ring, ring[:1]])]},
             "properties": {
-                "objectType": "detection",
-                "measurements": dict(zip(measurement.NAMES, values, strict=True)),
+                "objectType": self._schema.object_type,
+                "measurements": dict(zip(self._schema.names, values, strict=True)),
             },
         }
 
