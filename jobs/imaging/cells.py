@@ -8,12 +8,7 @@ import zlib
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
-
-from jobs.imaging.contours import Outlines
-from jobs.imaging.measurement import rings
-from jobs.imaging.tiling import Rect
 
 NEAR_GAP = 1
 """Flag of an object so near to pixels that could not be read that it may be cut or missed in part."""
@@ -101,48 +96,7 @@ def decoded(content: bytes) -> Cells:
     return Cells(*(np.lib.format.read_array(stream, allow_pickle=False) for _ in fields(Cells)))
 
 
-def located(
-    outlined: Outlines,
-    seeds: NDArray[np.int32],
-    values: NDArray[np.float64],
-    *,
-    region: Rect,
-    block: Rect,
-    scale: tuple[float, float],
-) -> Cells:
-    """Outlines found in `region` of the plane, put into level-0 pixels (`scale` a plane pixel)."""
-    origin = np.array([region.x, region.y])
-    factor = np.asarray(scale)
-    corners = np.round((outlined.corners + origin) * factor, 2)
-    centroid, replaced = _inside(
-        np.round((outlined.centroid + origin) * factor, 2), rings(corners, outlined.starts)
-    )
-    return Cells(
-        seeds=(seeds[:, ::-1] + origin).astype(np.int32),
-        corners=corners,
-        starts=outlined.starts,
-        area_l0=np.round(outlined.area_px * factor[0] * factor[1], 2),
-        centroid_l0=centroid,
-        replaced=replaced,
-        values=values,
-        origin_l0=np.round(np.array([block.x, block.y]) * factor, 2),
-    )
-
-
 def object_ids(cells: Cells, result_key: str) -> list[str]:
     """UUIDs that depend on the result key and the root seeds alone (DESIGN I9)."""
     namespace = uuid.uuid5(uuid.NAMESPACE_OID, result_key)
     return [str(uuid.uuid5(namespace, f"{x},{y}")) for x, y in cells.seeds.tolist()]
-
-
-def _inside(
-    centroid: NDArray[np.float64], polygons: NDArray[np.object_]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Centroids, and for those not inside their polygon (a crescent's) a point that is."""
-    if not len(polygons):
-        return centroid, np.zeros(0, np.bool_)
-    outside = ~shapely.contains_xy(polygons, centroid[:, 0], centroid[:, 1])
-    stand_in = shapely.get_coordinates(shapely.point_on_surface(polygons[outside]))
-    centroid = centroid.copy()
-    centroid[outside] = np.round(stand_in, 2)
-    return centroid, outside

@@ -48,6 +48,8 @@ class CellRequest:
 
     model_source               where the weights were found, for the manifest
     tissue_mask, tissue_json   the files of an upstream `tissue_mask` job, where an edge gives one
+    slide_sha256               of the slide's content, where it is known already
+    most_gaps                  the part of the tissue that may be unreadable
     blocks                     keeps finished blocks, so that another attempt goes on from them;
                                without one they are gone with the job
     params                     mpp (µm per level-0 pixel), tissue (False computes the background
@@ -66,6 +68,8 @@ class CellRequest:
     tissue_mask: Path | None = None
     tissue_json: Path | None = None
     model_source: str = "the path given"
+    slide_sha256: str = ""
+    most_gaps: float = 0.01
     blocks: BlockStore | None = None
     params: Mapping[str, object] = field(default_factory=dict)
 

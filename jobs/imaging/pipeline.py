@@ -21,3 +21,13 @@ def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
     from jobs.imaging import cell_job  # torch loads here, on GPU workers only
 
     return cell_job.segment_cells(request, report=report)
+
+
+def help_with_blocks(request: CellRequest, *, report: Report, shard: int) -> None:
+    """Compute blocks of a job that another worker runs, until none is left; writes no artifact.
+
+    shard   1 and up: where on the slide to begin. Raises BadInput.
+    """
+    from jobs.imaging import cell_job
+
+    cell_job.help_with_blocks(request, report=report, shard=shard)

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from jobs.imaging import tissue as tissues
 from jobs.imaging.contract import BadInput
+from jobs.imaging.gaps import Patient
 from jobs.imaging.normalisation import Histogram, Normalisation, sample_blocks
 from jobs.imaging.plane import Plane, plane_geometry
 from jobs.imaging.probing import probe_slide
 from jobs.imaging.slide import GIVE_MPP, Slide, open_slide
-from jobs.imaging.tiling import run_squares, squares_of_mask
+from jobs.imaging.tiling import Rect, run_squares, squares_of_mask
 from jobs.imaging.tissue import Tissue
 
 Tick = Callable[[int, int], None]
@@ -55,25 +56,35 @@ def look_for_tissue(
 ) -> tuple[NDArray[np.uint8], Tissue]:
     """A picture of the slide at about 8 µm per pixel, and the tissue on it."""
     mpp = max(tissues.MPP, *pixel_size)
-    plane = Plane(slide, plane_geometry(slide, mpp, pixel_size))
+    plane = Patient(Plane(slide, plane_geometry(slide, mpp, pixel_size)))
     picture = tissues.thumbnail(plane, tick)
     scale = plane.geometry.scale
-    return picture, tissues.find_tissue(picture, scale, mpp=mpp, smallest_um2=smallest_um2)
+    found = tissues.find_tissue(picture, scale, mpp=mpp, smallest_um2=smallest_um2)
+    for gap in plane.gaps:  # nobody knows what is there: the job that needs it will tell
+        found.mask[gap.slices(Rect(0, 0, plane.width, plane.height))] = True
+    return picture, found
 
 
 def brightness(plane: Plane, tick: Tick) -> Normalisation:
-    """The slide's normalisation, from fixed blocks of the model plane."""
+    """The slide's normalisation, from fixed blocks of the model plane; damaged ones do not count."""
     blocks = sample_blocks(plane.width, plane.height)
+    patient = Patient(plane)
     histogram = Histogram()
     with ThreadPoolExecutor(2, thread_name_prefix="count") as pool:
-        reads = pool.map(lambda block: plane.read(*block), blocks)
+        reads = pool.map(patient.read_telling, blocks)
         try:
-            for done, rgb in enumerate(reads):
-                histogram.add(rgb)
+            for done, (pixels, gaps) in enumerate(reads):
+                if not gaps:
+                    histogram.add(pixels)
                 tick(done + 1, len(blocks))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    if not histogram.counts.any():
+        raise BadInput(
+            f"{plane.slide.path.name} is damaged: no part of it can be read at full resolution. "
+            "Compare its size with the original and copy it again."
+        )
     return histogram.normalisation()
 
 

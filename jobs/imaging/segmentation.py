@@ -1,244 +1,337 @@
 """The segment phase: reading, the network and post-processing, overlapped, block by block.
 
-Readers work ahead, one thread runs the network, others turn finished blocks into cells. Memory holds
-the logits of a few rows of windows in one strip, whatever the slide's size.
+Readers work ahead, one thread runs the network, others turn finished blocks into cells, one keeps
+them. Memory holds the logits of a few rows of windows in one strip, whatever the slide's size.
 """
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.imaging import contours, measurement, postprocess
-from jobs.imaging.cells import Cells, located
-from jobs.imaging.network import Network, cores
-from jobs.imaging.normalisation import Normalisation
-from jobs.imaging.plane import Plane
-from jobs.imaging.tiling import ALIGN, CONTEXT, HALO, SQUARE, Grid, Rect, Window
+from jobs.imaging.blocks import BlockFacts, BlockStore, Key
+from jobs.imaging.contract import BadInput
+from jobs.imaging.finishing import Piece, finish
+from jobs.imaging.gaps import Patient
+from jobs.imaging.network import cores
+from jobs.imaging.plan import Plan
+from jobs.imaging.progress import Tick
+from jobs.imaging.tiling import ALIGN, HALO, Grid, Rect, Window
 
 Result = TypeVar("Result")
-Tick = Callable[[int, int], None]
+Pixels = NDArray[np.uint8]
+Logits = NDArray[np.float32]
 
 BEAT_S = 0.5
 READ_AHEAD = 4
-WIDEST = CONTEXT + 6 * postprocess.REACH
+"""Batches that are being read while the network works on others."""
+FINISH_AHEAD = 4
+"""Blocks that may wait to be kept before the network waits for them."""
+LOOK_S = 1.0
+"""How long the list of finished blocks is believed: others may work on the same slide."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one window gave: the exact part of its logits, and the pixels under it."""
+class _Read:
+    """A window as it was read."""
 
-    keep: Rect
-    logits: NDArray[np.float32]
-    rgb: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides the cells of a slide, fixed before the first block."""
-
-    plane: Plane
-    grid: Grid
-    scale: Normalisation
-    network: Network
-    precision: str
-    pixel_size: tuple[float, float]
-    smallest_um2: float
+    window: Window
+    pixels: Pixels
+    gaps: tuple[Rect, ...]
 
 
 class Segmenter:
-    """Runs a plan. `blocks()` gives every block's cells; `tick(done, total)` counts windows."""
+    """Computes what is not finished of a plan and keeps it in `store` under `name`.
 
-    def __init__(self, plan: Plan, tick: Tick) -> None:
-        self.plan = plan
-        self.tick = tick
+    tick        called as `tick(done, total)` in windows, at least twice a second; what it raises
+                ends the work
+    shard       0 begins at the first block; others begin elsewhere, so that workers meet late
+    most_gaps   the part of what is computed that may be unreadable
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: BlockStore,
+        name: str,
+        tick: Tick,
+        *,
+        shard: int = 0,
+        most_gaps: float = 1.0,
+    ) -> None:
+        self.plan, self.store, self.name, self.tick = plan, store, name, tick
         self.done = 0
-        self.strips = [_Strip(plan.grid, blocks) for blocks in plan.grid.strips()]
-        self.total = sum(len(strip.order) for strip in self.strips)
-        self.batch = 1 if plan.network.device.type == "cpu" else 8
-        self._readers = ThreadPoolExecutor(min(4, max(2, cores())), thread_name_prefix="read")
-        self._finishers = ThreadPoolExecutor(
-            min(4, max(1, cores() // 2)), thread_name_prefix="post"
-        )
+        self._course = Course(plan.grid, self._finished, first=_fraction(shard))
+        self.total = self._course.total
+        self._reader = Patient(plan.plane)
+        self._most_gap_pixels = most_gaps * plan.grid.run_pixels()
+        self._fingerprint = plan.fingerprint()
+        self._known: Collection[Key] = ()
+        self._known_until = 0.0
 
-    def blocks(self) -> Generator[tuple[Rect, Cells]]:
-        """Every block that runs, as soon as it is finished, with its cells. Close it to stop."""
-        try:
-            for strip in self.strips:
-                yield from self._strip(strip)
-        finally:  # these threads use the slide, which the caller closes next
-            self._finishers.shutdown(wait=True, cancel_futures=True)
-            self._readers.shutdown(wait=True, cancel_futures=True)
+    @property
+    def gaps(self) -> list[Rect]:
+        """The rectangles of the plane that this run could not read."""
+        return self._reader.gaps
 
-    def _strip(self, strip: _Strip) -> Iterator[tuple[Rect, Cells]]:
-        finishing: deque[tuple[Rect, Future[Cells]]] = deque()
-        for window, piece in self._pieces(strip.order):
-            for block, pieces in strip.finished_by(window, piece):
-                finishing.append((block, self._finishers.submit(self._cells, block, pieces)))
-                while len(finishing) > 3:
-                    yield finishing[0][0], self._wait(finishing[0][1])
-                    finishing.popleft()
-        for block, future in finishing:
-            yield block, self._wait(future)
+    def run(self) -> None:
+        """Compute and keep every block that is not finished. Raises BadInput above `most_gaps`."""
+        with self._threads():
+            keeping: deque[Future[None]] = deque()
+            for window, piece in self._pieces():
+                self._course.take(window, piece)
+                self._finish_ready(keeping)
+                while len(keeping) > FINISH_AHEAD:
+                    self._wait(keeping.popleft())
+            self._finish_ready(keeping)  # blocks that needed no window of their own
+            for future in keeping:
+                self._wait(future)
 
-    def _pieces(self, order: list[Window]) -> Iterator[tuple[Window, Piece]]:
+    def _finish_ready(self, keeping: deque[Future[None]]) -> None:
+        for block, pieces in self._course.ready():
+            keeping.append(self._finishers.submit(self._finish, block, pieces))
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """The threads use the slide, which the caller closes next: they are gone at the end."""
+        with ExitStack() as stack:
+
+            def pool(count: int, name: str) -> ThreadPoolExecutor:
+                made = ThreadPoolExecutor(count, thread_name_prefix=name)
+                stack.callback(made.shutdown, wait=True, cancel_futures=True)
+                return made
+
+            self._keeper = pool(1, "keep")
+            self._finishers = pool(max(1, cores() // 2), "post")
+            self._readers = pool(max(2, cores() // 2), "read")
+            yield
+
+    # --- reading and the network ---------------------------------------------------------
+
+    def _pieces(self) -> Iterator[tuple[Window, Piece]]:
         """Windows through readers and network, in order, each stage working ahead."""
-        waiting = deque(_batches(order, self.batch))
-        reads: deque[tuple[list[Window], list[Future[NDArray[np.uint8]]]]] = deque()
-        runs: deque[
-            tuple[list[Window], list[NDArray[np.uint8]], Future[list[NDArray[np.float32]]]]
-        ] = deque()
+        batches = _batches(self._course.windows(), self.plan.batch)
+        reads: deque[list[Future[_Read]]] = deque()
+        runs: deque[tuple[list[_Read], Future[list[Logits]]]] = deque()
+        more = True
         try:
-            while waiting or reads or runs:
-                while waiting and len(reads) < READ_AHEAD:
-                    batch = waiting.popleft()
-                    reads.append(
-                        (batch, [self._readers.submit(self._read, one.area) for one in batch])
-                    )
+            while more or reads or runs:
+                while more and len(reads) < READ_AHEAD:
+                    batch = next(batches, None)
+                    more = batch is not None
+                    if batch is not None:
+                        reads.append([self._readers.submit(self._read, one) for one in batch])
                 if reads and len(runs) < 2:
-                    batch, futures = reads.popleft()
-                    tiles = [self._wait(future) for future in futures]
-                    run = self.plan.network.submit(tiles, self.plan.scale, self.plan.precision)
-                    runs.append((batch, tiles, run))
+                    runs.append(self._submit([self._wait(one) for one in reads.popleft()]))
                     continue
-                batch, tiles, run = runs.popleft()
-                made = self._wait(run)
-                for window, tile, logits in zip(batch, tiles, made, strict=True):
-                    self.done += 1
-                    self.tick(self.done, self.total)
-                    rows, cols = window.keep.slices(window.area)
-                    yield window, Piece(window.keep, logits[:, rows, cols].copy(), tile[rows, cols])
+                if runs:
+                    read, run = runs.popleft()
+                    yield from self._exact(read, self._wait(run))
         finally:  # what the network has not begun it need not begin
-            for _, _, run in runs:
+            for _, run in runs:
                 run.cancel()
 
-    def _read(self, area: Rect) -> NDArray[np.uint8]:
-        """RGB of an area of the padded plane; beyond the plane it is reflected, as InstanSeg pads."""
-        inside = area.clipped(self.plan.grid.plane)
-        rgb = self.plan.plane.read(*inside)
-        missing = ((0, area.height - inside.height), (0, area.width - inside.width), (0, 0))
-        return np.pad(rgb, missing, mode="reflect") if inside != area else rgb
-
-    def _cells(self, block: Rect, pieces: list[Piece]) -> Cells:
-        region = self.plan.grid.region(block)
-        logits, rgb = _assembled(region, pieces)
-        labelled = self._labelled(logits, region)
-        own = self._owned(labelled, block)
-        context = CONTEXT
-        while np.isin(labelled.far, own).any() and context < WIDEST:
-            context += postprocess.REACH
-            region = self.plan.grid.region(block, context)
-            logits, rgb = self._computed(region)
-            labelled = self._labelled(logits, region)
-            own = self._owned(labelled, block)
-        return self._measured(labelled, own, rgb, block)
-
-    def _labelled(self, logits: NDArray[np.float32], region: Rect) -> postprocess.Labelled:
-        network, plane = self.plan.network, self.plan.grid.plane
-        return postprocess.label_nuclei(logits, region, plane, network.settings, network.classifier)
-
-    def _owned(self, labelled: postprocess.Labelled, block: Rect) -> NDArray[np.int32]:
-        """Roots that are seen in the label map, lie in the block and in a run square of it."""
-        roots = np.unique(labelled.labels)
-        roots = roots[roots > 0] - 1
-        rows = labelled.seeds[roots, 0] + labelled.region.y
-        cols = labelled.seeds[roots, 1] + labelled.region.x
-        inside = (
-            (rows >= block.y) & (rows < block.bottom) & (cols >= block.x) & (cols < block.right)
-        )
-        runs = self.plan.grid.squares[rows // SQUARE, cols // SQUARE]
-        return np.asarray(roots[inside & runs], np.int32)
-
-    def _measured(
-        self,
-        labelled: postprocess.Labelled,
-        own: NDArray[np.int32],
-        rgb: NDArray[np.uint8],
-        block: Rect,
-    ) -> Cells:
+    def _submit(self, read: list[_Read]) -> tuple[list[_Read], Future[list[Logits]]]:
+        self._check_gaps()
         plan = self.plan
-        outlined = contours.outlines(labelled.labels, own + 1)
-        large = outlined.area_px * plan.pixel_size[0] * plan.pixel_size[1] >= plan.smallest_um2
-        if not large.all():
-            own = own[large]
-            outlined = contours.outlines(labelled.labels, own + 1)
-        return located(
-            outlined,
-            labelled.seeds[own],
-            measurement.measure(outlined, rgb, plan.pixel_size),
-            region=labelled.region,
-            block=block,
-            scale=plan.plane.geometry.scale,
-        )
+        return read, plan.network.submit([one.pixels for one in read], plan.scale, plan.precision)
 
-    def _computed(self, region: Rect) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Logits and pixels of any region, in one call of the network."""
+    def _exact(self, read: list[_Read], made: list[Logits]) -> Iterator[tuple[Window, Piece]]:
+        for one, logits in zip(read, made, strict=True):
+            self.done += 1
+            self._tick()
+            keep = one.window.keep
+            rows, cols = keep.slices(one.window.area)
+            pixels = one.pixels[rows, cols]
+            yield one.window, Piece(keep, logits[:, rows, cols].copy(), pixels, one.gaps)
+
+    def _read(self, window: Window) -> _Read:
+        pixels, gaps = self._pixels(window.area)
+        return _Read(window, pixels, gaps)
+
+    def _pixels(self, area: Rect) -> tuple[Pixels, tuple[Rect, ...]]:
+        """An area of the padded plane; beyond the plane it is reflected, as InstanSeg pads."""
+        inside = area.clipped(self.plan.grid.plane)
+        pixels, gaps = self._reader.read_telling(inside)
+        missing = ((0, area.height - inside.height), (0, area.width - inside.width), (0, 0))
+        padded = np.pad(pixels, missing, mode="reflect") if inside != area else pixels
+        return padded, tuple(gaps)
+
+    def _computed(self, region: Rect) -> Piece:
+        """The piece of any region, in one call of the network."""
         grown = region.grown(HALO)
         x, y = grown.x // ALIGN * ALIGN, grown.y // ALIGN * ALIGN
         right, bottom = -(-grown.right // ALIGN) * ALIGN, -(-grown.bottom // ALIGN) * ALIGN
         area = Rect(x, y, right - x, bottom - y).clipped(self.plan.grid.padded)
-        tile = self._read(area)
-        logits = self.plan.network.logits(tile, self.plan.scale, self.plan.precision)
+        pixels, gaps = self._pixels(area)
+        logits = self.plan.network.logits(pixels, self.plan.scale, self.plan.precision)
         rows, cols = region.slices(area)
-        return np.ascontiguousarray(logits[:, rows, cols]), tile[rows, cols]
+        return Piece(region, np.ascontiguousarray(logits[:, rows, cols]), pixels[rows, cols], gaps)
+
+    def _check_gaps(self) -> None:
+        gaps = self._reader.gaps
+        if gaps and sum(gap.width * gap.height for gap in gaps) > self._most_gap_pixels:
+            raise TooManyGaps(self.plan.plane.slide.path.name)
+
+    # --- keeping -------------------------------------------------------------------------
+
+    def _finish(self, block: Rect, pieces: list[Piece]) -> None:
+        cells = finish(self.plan, block, pieces, self._computed)
+        facts = BlockFacts(len(cells), len(cells.gaps_l0), cells.box_l0, self._fingerprint)
+        key = self.plan.grid.key(block)
+        self._keeper.submit(self.store.put, self.name, key, cells.encoded(), facts).result()
+
+    def _finished(self) -> Collection[Key]:
+        now = time.monotonic()
+        if now >= self._known_until:
+            self._known = self.store.finished(self.name).keys()
+            self._known_until = now + LOOK_S
+        return self._known
+
+    def _tick(self) -> None:
+        self.tick(min(self.total, self.done + self._course.skipped), self.total)
 
     def _wait(self, future: Future[Result]) -> Result:
         """The result of `future`; meanwhile the caller hears a beat, and may stop the job."""
         while not wait([future], timeout=BEAT_S).done:
-            self.tick(self.done, self.total)
+            self._tick()
         return future.result()
 
 
+class TooManyGaps(BadInput):
+    """More of the slide is unreadable than a result may leave out."""
+
+    def __init__(self, slide: str) -> None:
+        super().__init__(
+            f"{slide} is damaged: more of its tissue can not be read than a result may leave out. "
+            "Compare its size with the original and copy it again; if its storage failed for a "
+            "while, retry the job, which goes on from what is finished."
+        )
+
+
+# --- which blocks, in which order ------------------------------------------------------------
+
+
 class _Strip:
-    """Blocks of one strip, and which of them still wait for which windows."""
+    """The pieces that the unfinished blocks of one strip still need."""
 
-    def __init__(self, grid: Grid, blocks: list[Rect]) -> None:
-        self.blocks = deque((block, grid.windows(block)) for block in blocks)
-        order = {window.index: window for _, windows in self.blocks for window in windows}
-        self.order = list(order.values())
-        self._uses = Counter(window.index for _, windows in self.blocks for window in windows)
-        self._pieces: dict[tuple[int, int], Piece] = {}
+    def __init__(self, grid: Grid, blocks: Iterable[Rect]) -> None:
+        self.uses = Counter(one.index for block in blocks for one in grid.windows(block))
+        self.asked: set[tuple[int, int]] = set()
+        self.pieces: dict[tuple[int, int], Piece] = {}
 
-    def finished_by(self, window: Window, piece: Piece) -> Iterator[tuple[Rect, list[Piece]]]:
-        """Blocks that have all their pieces now that `piece` is there; pieces go with their last."""
-        self._pieces[window.index] = piece
-        while self.blocks and all(one.index in self._pieces for one in self.blocks[0][1]):
-            block, windows = self.blocks.popleft()
-            pieces = [self._pieces[one.index] for one in windows]
-            for one in windows:
-                self._uses[one.index] -= 1
-                if not self._uses[one.index]:
-                    del self._pieces[one.index]
+    def release(self, windows: list[Window]) -> None:
+        """A block needs these no longer; a piece goes with the last that does."""
+        for one in windows:
+            self.uses[one.index] -= 1
+            if not self.uses[one.index]:
+                self.pieces.pop(one.index, None)
+
+
+class Course:
+    """The way over the blocks of a grid; what is finished when its turn comes is passed over.
+
+    finished   looks up the keys of finished blocks
+    first      where to begin, 0-1; from the end it goes on at the start
+    """
+
+    def __init__(
+        self, grid: Grid, finished: Callable[[], Collection[Key]], *, first: float = 0.0
+    ) -> None:
+        self.grid = grid
+        self.skipped = 0
+        self._finished = finished
+        rows = grid.rows()
+        start = int(first * len(rows))
+        self._rows = rows[start:] + rows[:start]
+        self._fresh = self._first_uses()
+        self.total = sum(self._fresh.values())
+        self._asked: deque[_Strip] = deque()
+        self._waiting: deque[tuple[_Strip, Rect, list[Window]]] = deque()
+
+    def _first_uses(self) -> dict[Key, int]:
+        """How many windows each block is the first to ask for."""
+        seen: set[tuple[int, int]] = set()
+        fresh = {}
+        for block in (block for row in self._rows for block in row):
+            windows = {one.index for one in self.grid.windows(block)}
+            fresh[self.grid.key(block)] = len(windows - seen)
+            seen |= windows
+        return fresh
+
+    def windows(self) -> Iterator[Window]:
+        """The windows that unfinished blocks need, each once a strip."""
+        for _, rows in itertools.groupby(self._rows, lambda row: self.grid.strip(row[0])):
+            blocks = [block for row in rows for block in row]
+            strip = _Strip(self.grid, blocks)
+            for block in blocks:
+                yield from self._windows_of(block, strip)
+
+    def _windows_of(self, block: Rect, strip: _Strip) -> Iterator[Window]:
+        windows = self.grid.windows(block)
+        key = self.grid.key(block)
+        if key in self._finished():
+            self.skipped += self._fresh[key]
+            strip.release(windows)
+            return
+        self._waiting.append((strip, block, windows))
+        for one in windows:
+            if one.index not in strip.asked:
+                strip.asked.add(one.index)
+                self._asked.append(strip)
+                yield one
+
+    def take(self, window: Window, piece: Piece) -> None:
+        """The piece of a window; they come in the order in which `windows` gave them."""
+        self._asked.popleft().pieces[window.index] = piece
+
+    def ready(self) -> Iterator[tuple[Rect, list[Piece]]]:
+        """Blocks that have all their pieces now."""
+        while self._waiting:
+            strip, block, windows = self._waiting[0]
+            if not all(one.index in strip.pieces for one in windows):
+                return
+            self._waiting.popleft()
+            pieces = [strip.pieces[one.index] for one in windows]
+            strip.release(windows)
             yield block, pieces
 
 
-def _batches(order: list[Window], most: int) -> list[list[Window]]:
+def windows_of(grid: Grid) -> int:
+    """How many windows cover all blocks of a grid."""
+    blocks = (block for row in grid.rows() for block in row)
+    return len({one.index for block in blocks for one in grid.windows(block)})
+
+
+def _fraction(shard: int) -> float:
+    """0, 1/2, 1/4, 3/4, 1/8, …: where the shards of a slide begin (van der Corput)."""
+    fraction, step = 0.0, 0.5
+    while shard:
+        shard, bit = divmod(shard, 2)
+        fraction += bit * step
+        step /= 2
+    return fraction
+
+
+def _batches(windows: Iterator[Window], most: int) -> Iterator[list[Window]]:
     """Neighbours in order whose areas have one shape, up to `most` together."""
-    batches: list[list[Window]] = []
-    for window in order:
-        last = batches[-1] if batches else []
-        if last and len(last) < most and last[0].area[2:] == window.area[2:]:
-            last.append(window)
-        else:
-            batches.append([window])
-    return batches
-
-
-def _assembled(region: Rect, pieces: list[Piece]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Logits and pixels of a region; where nothing was computed no seed can be found."""
-    logits = np.zeros((5, region.height, region.width), np.float32)
-    logits[4] = -np.inf
-    rgb = np.full((region.height, region.width, 3), 255, np.uint8)
-    for piece in pieces:
-        part = piece.keep.clipped(region)
-        if part.width and part.height:
-            target, source = part.slices(region), part.slices(piece.keep)
-            logits[:, target[0], target[1]] = piece.logits[:, source[0], source[1]]
-            rgb[target] = piece.rgb[source]
-    return logits, rgb
+    batch: list[Window] = []
+    for window in windows:
+        if batch and (len(batch) == most or batch[0].area[2:] != window.area[2:]):
+            yield batch
+            batch = []
+        batch.append(window)
+        if len(batch) == most:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -6,7 +6,6 @@ network pools three times: a window off that grid gives other nuclei (INSTANSEG.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,31 +80,50 @@ class Grid:
     """What runs on a plane of `width` × `height` pixels, with network tiles of `tile` pixels.
 
     squares   (rows, cols) of SQUARE-sized cells; True is computed, the rest is background
+    whole     every window has the size of a tile, as a GPU wants it; else each is cut down to what
+              is needed of it
     block     side of a block; of no influence on the cells, and the same in every job
     """
 
     def __init__(
-        self, width: int, height: int, *, tile: int, squares: NDArray[np.bool_], block: int = BLOCK
+        self,
+        width: int,
+        height: int,
+        *,
+        tile: int,
+        squares: NDArray[np.bool_],
+        whole: bool = False,
+        block: int = BLOCK,
     ) -> None:
         if tile % ALIGN or tile < 2 * HALO + 64:
             raise ValueError(f"tile is {tile}: a multiple of {ALIGN}, at least {2 * HALO + 64}")
         self.plane = Rect(0, 0, width, height)
         self.padded = Rect(0, 0, _up(width, PAD_TO), _up(height, PAD_TO))
+        self.tile = tile
         self.core = tile - 2 * HALO
+        self.whole = whole
         self.block = block
         self.squares = squares
+        self._windows: dict[tuple[int, int], Window | None] = {}
 
-    def strips(self) -> Iterator[list[Rect]]:
-        """Blocks that run, in the order they are computed: strip by strip, downwards."""
+    def rows(self) -> list[list[Rect]]:
+        """Blocks that run, in the order they are computed: row by row down each strip."""
         side, across = self.block, STRIP_BLOCKS * self.block
+        found = []
         for left in range(0, self.plane.width, across):
             columns = range(left, min(left + across, self.plane.width), side)
-            blocks = (
-                Rect(x, y, side, side).clipped(self.plane)
-                for y in range(0, self.plane.height, side)
-                for x in columns
-            )
-            yield [block for block in blocks if self.runs(block).any()]
+            for y in range(0, self.plane.height, side):
+                row = [Rect(x, y, side, side).clipped(self.plane) for x in columns]
+                found.append([block for block in row if self.runs(block).any()])
+        return [row for row in found if row]
+
+    def key(self, block: Rect) -> tuple[int, int]:
+        """Row and column of a block in the grid."""
+        return block.y // self.block, block.x // self.block
+
+    def strip(self, block: Rect) -> int:
+        """The number of the strip that a block lies in."""
+        return block.x // (STRIP_BLOCKS * self.block)
 
     def runs(self, area: Rect) -> NDArray[np.bool_]:
         """The run squares that `area` touches."""
@@ -113,6 +131,12 @@ class Grid:
             max(0, area.y) // SQUARE : _up(max(0, area.bottom), SQUARE) // SQUARE,
             max(0, area.x) // SQUARE : _up(max(0, area.right), SQUARE) // SQUARE,
         ]
+
+    def run_pixels(self) -> int:
+        """Plane pixels that run squares cover."""
+        squares = np.argwhere(self.squares) * SQUARE
+        sides = np.minimum(squares + SQUARE, [self.plane.height, self.plane.width]) - squares
+        return int(sides.prod(axis=1).sum())
 
     def region(self, block: Rect, context: int = CONTEXT) -> Rect:
         """The plane pixels whose logits decide the cells of `block`."""
@@ -130,14 +154,28 @@ class Grid:
         return found
 
     def window(self, row: int, col: int) -> Window | None:
-        """The window of one tile, cut down to what run squares and their context need of it."""
+        """The window of one tile; None where neither run squares nor their context need it."""
+        if (row, col) not in self._windows:
+            self._windows[row, col] = self._window(row, col)
+        return self._windows[row, col]
+
+    def _window(self, row: int, col: int) -> Window | None:
         tile = Rect(col * self.core, row * self.core, self.core, self.core).clipped(self.plane)
         needed = self._needed(tile)
         if needed is None:
             return None
+        if self.whole:
+            return Window((row, col), self._whole_area(tile), tile)
         x, width = _span(needed.x, needed.right, self.padded.width)
         y, height = _span(needed.y, needed.bottom, self.padded.height)
         return Window((row, col), Rect(x, y, width, height), needed)
+
+    def _whole_area(self, tile: Rect) -> Rect:
+        """A tile's full square round a core, pushed inward at the edges of the padded plane."""
+        width, height = min(self.tile, self.padded.width), min(self.tile, self.padded.height)
+        x = max(0, min(tile.x - HALO, self.padded.width - width))
+        y = max(0, min(tile.y - HALO, self.padded.height - height))
+        return Rect(x, y, width, height)
 
     def _needed(self, tile: Rect) -> Rect | None:
         near = self.runs(tile.grown(CONTEXT))

@@ -10,10 +10,13 @@ import shapely
 from numpy.typing import NDArray
 
 from jobs.imaging import contours, postprocess, preparation
+from jobs.imaging.blocks import FolderStore
+from jobs.imaging.cells import decoded
 from jobs.imaging.network import Network
 from jobs.imaging.normalisation import Histogram, Normalisation
+from jobs.imaging.plan import Plan
 from jobs.imaging.plane import Plane, plane_geometry
-from jobs.imaging.segmentation import Plan, Segmenter
+from jobs.imaging.segmentation import Segmenter
 from jobs.imaging.slide import open_slide
 from jobs.imaging.tiling import Grid, Rect, run_squares
 from tests.imaging.slides import Pixels, on_glass, outlines_of, run_cells, write_levels
@@ -41,16 +44,19 @@ def _one_pass(net: Network, image: Pixels, scale: Normalisation) -> Objects:
 
 
 def _in_blocks(
-    net: Network, slide: Path, scale: Normalisation, *, tile: int, block: int
+    net: Network, slide: Path, scale: Normalisation, *, tile: int, block: int, whole: bool = False
 ) -> Objects:
-    """The same from windows of `tile` and blocks of `block` pixels."""
+    """The same from windows of `tile` and blocks of `block` pixels, kept and read again."""
     found: Objects = {}
     with open_slide(slide) as opened:
         plane = Plane(opened, plane_geometry(opened, 0.5, (0.5, 0.5)))
         squares = run_squares(plane.width, plane.height)
-        grid = Grid(plane.width, plane.height, tile=tile, squares=squares, block=block)
+        grid = Grid(plane.width, plane.height, tile=tile, squares=squares, block=block, whole=whole)
         plan = Plan(plane, grid, scale, net, "fp32", (0.5, 0.5), 0.0)
-        for _, cells in Segmenter(plan, lambda _done, _total: None).blocks():
+        store = FolderStore(slide.parent / f"{slide.stem}-{tile}-{block}")
+        Segmenter(plan, store, "plan", lambda _done, _total: None).run()
+        for key in store.finished("plan"):
+            cells = decoded(store.get("plan", key))
             for index, (x, y) in enumerate(cells.seeds.tolist()):
                 assert (x, y) not in found
                 found[x, y] = frozenset(map(tuple, cells.ring(index).tolist()))
@@ -74,6 +80,7 @@ def test_three_tile_layouts_give_the_objects_of_one_pass_pixel_for_pixel(
     assert len(whole) > 250
     for tile, block in ((768, 512), (896, 384), (1024, 256)):
         assert _in_blocks(net, slide, scale, tile=tile, block=block) == whole
+    assert _in_blocks(net, slide, scale, tile=640, block=512, whole=True) == whole
 
 
 @pytest.mark.slow

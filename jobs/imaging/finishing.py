@@ -1,0 +1,186 @@
+"""From the logits round a block to its cells: labels, ownership, outlines, measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from jobs.imaging import contours, measurement, postprocess
+from jobs.imaging.cells import NEAR_GAP, Cells
+from jobs.imaging.plan import Plan
+from jobs.imaging.tiling import CONTEXT, HALO, SQUARE, Rect
+
+WIDEST = CONTEXT + 6 * postprocess.REACH
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is known of a rectangle of the plane.
+
+    logits   (planes, rows, cols), exact
+    pixels   (rows, cols, channels) of the plane
+    gaps     the rectangles of it, and near it, that could not be read
+    """
+
+    area: Rect
+    logits: NDArray[np.float32]
+    pixels: NDArray[np.uint8]
+    gaps: tuple[Rect, ...] = ()
+
+
+Compute = Callable[[Rect], Piece]
+
+
+def finish(plan: Plan, block: Rect, pieces: list[Piece], compute: Compute) -> Cells:
+    """The cells that `block` owns.
+
+    pieces    cover what run squares near the block need
+    compute   gives the piece of any further rectangle, for objects larger than the usual context
+    """
+    context = CONTEXT
+    around = _assembled(plan.grid.region(block), pieces)
+    labelled = _labelled(plan, around)
+    own = _owned(plan, labelled, block)
+    while np.isin(labelled.far, own).any() and context < WIDEST:
+        context += postprocess.REACH
+        around = compute(plan.grid.region(block, context))
+        labelled = _labelled(plan, around)
+        own = _owned(plan, labelled, block)
+    return _measured(plan, labelled, own, around, block)
+
+
+def _labelled(plan: Plan, around: Piece) -> postprocess.Labelled:
+    network = plan.network
+    return postprocess.label_nuclei(
+        around.logits, around.area, plan.grid.plane, network.settings, network.classifier
+    )
+
+
+def _owned(plan: Plan, labelled: postprocess.Labelled, block: Rect) -> NDArray[np.int32]:
+    """Roots that are seen in the label map and lie in the block, in a run square and in the ROI."""
+    roots = np.unique(labelled.labels)
+    roots = roots[roots > 0] - 1
+    rows = labelled.seeds[roots, 0] + labelled.region.y
+    cols = labelled.seeds[roots, 1] + labelled.region.x
+    wanted = (rows >= block.y) & (rows < block.bottom) & (cols >= block.x) & (cols < block.right)
+    wanted &= plan.grid.squares[rows // SQUARE, cols // SQUARE]
+    if plan.roi is not None:
+        scale = np.asarray(plan.plane.geometry.scale)
+        wanted &= plan.roi.inside((np.column_stack([cols, rows]) + 0.5) * scale)
+    return np.asarray(roots[wanted], np.int32)
+
+
+def _measured(
+    plan: Plan,
+    labelled: postprocess.Labelled,
+    own: NDArray[np.int32],
+    around: Piece,
+    block: Rect,
+) -> Cells:
+    own, flags = _beside_gaps(labelled, own, around)
+    outlined = contours.outlines(labelled.labels, own + 1)
+    large = outlined.area_px * plan.pixel_size[0] * plan.pixel_size[1] >= plan.smallest_um2
+    if not large.all():
+        own, flags = own[large], flags[large]
+        outlined = contours.outlines(labelled.labels, own + 1)
+    return _located(
+        outlined,
+        labelled.seeds[own],
+        measurement.measure(outlined, around.pixels, plan.pixel_size),
+        region=labelled.region,
+        block=block,
+        scale=plan.plane.geometry.scale,
+        flags=flags,
+        gaps=[part for gap in around.gaps if _filled(part := gap.clipped(block))],
+    )
+
+
+def _beside_gaps(
+    labelled: postprocess.Labelled, own: NDArray[np.int32], around: Piece
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Without the objects that reach into a gap; those the network saw a gap beside are flagged."""
+    flags = np.zeros(len(own), np.uint8)
+    if not around.gaps:
+        return own, flags
+    missing = np.zeros(labelled.labels.shape, np.bool_)
+    for gap in around.gaps:
+        missing[gap.clipped(around.area).slices(around.area)] = True
+    near = ndimage.distance_transform_cdt(~missing, metric="chessboard") <= HALO
+    lost = np.isin(own + 1, labelled.labels[missing])
+    flags[np.isin(own + 1, labelled.labels[near])] = NEAR_GAP
+    return own[~lost], flags[~lost]
+
+
+def _assembled(region: Rect, pieces: list[Piece]) -> Piece:
+    """The pieces as one; where nothing was computed no seed can be found."""
+    first = pieces[0]
+    logits = np.zeros((len(first.logits), region.height, region.width), np.float32)
+    logits[4] = -np.inf
+    channels = first.pixels.shape[2]
+    pixels = np.full((region.height, region.width, channels), 255, first.pixels.dtype)
+    for piece in pieces:
+        part = piece.area.clipped(region)
+        if _filled(part):
+            target, source = part.slices(region), part.slices(piece.area)
+            logits[:, target[0], target[1]] = piece.logits[:, source[0], source[1]]
+            pixels[target] = piece.pixels[source]
+    gaps = {gap for piece in pieces for gap in piece.gaps}
+    return Piece(region, logits, pixels, tuple(sorted(gaps)))
+
+
+def _filled(area: Rect) -> bool:
+    return area.width > 0 and area.height > 0
+
+
+def _located(
+    outlined: contours.Outlines,
+    seeds: NDArray[np.int32],
+    values: NDArray[np.float64],
+    *,
+    region: Rect,
+    block: Rect,
+    scale: tuple[float, float],
+    flags: NDArray[np.uint8],
+    gaps: list[Rect],
+) -> Cells:
+    """Outlines found in `region` of the plane, put into level-0 pixels (`scale` a plane pixel).
+
+    gaps   what could not be read, in plane pixels
+    """
+    origin = np.array([region.x, region.y])
+    factor = np.asarray(scale)
+    corners = np.round((outlined.corners + origin) * factor, 2)
+    centroid, replaced = _inside(
+        np.round((outlined.centroid + origin) * factor, 2),
+        measurement.rings(corners, outlined.starts),
+    )
+    return Cells(
+        seeds=(seeds[:, ::-1] + origin).astype(np.int32),
+        corners=corners,
+        starts=outlined.starts,
+        area_l0=np.round(outlined.area_px * factor[0] * factor[1], 2),
+        centroid_l0=centroid,
+        replaced=replaced,
+        values=values,
+        origin_l0=np.round(np.array([block.x, block.y]) * factor, 2),
+        flags=flags,
+        gaps_l0=np.round(np.array(gaps, np.float64).reshape(-1, 4) * np.tile(factor, 2), 2),
+    )
+
+
+def _inside(
+    centroid: NDArray[np.float64], polygons: NDArray[np.object_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Centroids, and for those not inside their polygon (a crescent's) a point that is."""
+    if not len(polygons):
+        return centroid, np.zeros(0, np.bool_)
+    outside = ~shapely.contains_xy(polygons, centroid[:, 0], centroid[:, 1])
+    stand_in = shapely.get_coordinates(shapely.point_on_surface(polygons[outside]))
+    centroid = centroid.copy()
+    centroid[outside] = np.round(stand_in, 2)
+    return centroid, outside

@@ -1,0 +1,87 @@
+"""Reading on where a slide is damaged: what can not be read becomes a gap that is told (DESIGN I7)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.imaging.contract import BadInput
+from jobs.imaging.plane import Plane
+from jobs.imaging.tiling import Rect
+
+Pixels = NDArray[np.uint8]
+
+SMALLEST = 64
+"""Side, in plane pixels, of the least rectangle that is given up: finer than a slide's own tiles."""
+
+
+class Patient(Plane):
+    """A plane whose pixels are white where they can not be read; the places are noted.
+
+    Rectangles are halved until what can be read is read. The slide has been reopened and tried again
+    before it says that it can not.
+    """
+
+    def __init__(self, plane: Plane) -> None:
+        super().__init__(plane.slide, plane.geometry)
+        self._noted: set[Rect] = set()
+        self._noting = threading.Lock()
+
+    @property
+    def gaps(self) -> list[Rect]:
+        """Everything that could not be read so far."""
+        with self._noting:
+            return sorted(self._noted)
+
+    def read(self, x: int, y: int, width: int, height: int) -> Pixels:
+        """Pixels (rows, cols, channels) of a rectangle inside the plane."""
+        return self.read_telling(Rect(x, y, width, height))[0]
+
+    def read_telling(self, area: Rect) -> tuple[Pixels, list[Rect]]:
+        """The same, and which parts of it are gaps."""
+        try:
+            return super().read(*area), []
+        except BadInput:
+            return self._in_parts(area)
+
+    def _in_parts(self, area: Rect) -> tuple[Pixels, list[Rect]]:
+        parts = list(_halves(area))
+        if len(parts) == 1:
+            with self._noting:
+                self._noted.add(area)
+            return _white(area), [area]
+        pixels = _white(area)
+        gaps: list[Rect] = []
+        for part in parts:
+            pixels[part.slices(area)], missing = self.read_telling(part)
+            gaps += missing
+        return pixels, gaps
+
+
+def _white(area: Rect) -> Pixels:
+    return np.full((area.height, area.width, 3), 255, np.uint8)
+
+
+def _halves(area: Rect) -> Iterator[Rect]:
+    """The two halves of a rectangle, cut on the grid of SMALLEST; itself where it is no larger."""
+    across, down = _cut(area.x, area.right), _cut(area.y, area.bottom)
+    if across is not None and (down is None or area.width >= area.height):
+        yield Rect(area.x, area.y, across - area.x, area.height)
+        yield Rect(across, area.y, area.right - across, area.height)
+    elif down is not None:
+        yield Rect(area.x, area.y, area.width, down - area.y)
+        yield Rect(area.x, down, area.width, area.bottom - down)
+    else:
+        yield area
+
+
+def _cut(low: int, high: int) -> int | None:
+    """The multiple of SMALLEST nearest to the middle, strictly between the ends."""
+    middle = round((low + high) / 2 / SMALLEST) * SMALLEST
+    for cut in (middle, middle + SMALLEST, middle - SMALLEST):
+        if low < cut < high:
+            return cut
+    return None

@@ -1,0 +1,85 @@
+"""A region of interest: the part of a slide that a request asks for, in level-0 pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from jobs.imaging.contract import BadInput
+from jobs.imaging.tiling import SQUARE, run_squares
+
+HOW = (
+    'give "roi" as boxes [[x, y, width, height], …] or as a GeoJSON Polygon or MultiPolygon, in '
+    "pixels of the full-resolution image"
+)
+
+
+class Roi:
+    """One or more polygons. Objects belong to it whose root seed lies inside."""
+
+    def __init__(self, shape: Any) -> None:
+        self.shape = shape
+        shapely.prepare(shape)
+
+    def inside(self, points_l0: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which of the points (n, 2), x and y, lie in the region."""
+        found = shapely.intersects_xy(self.shape, points_l0[:, 0], points_l0[:, 1])
+        return np.asarray(found, np.bool_)
+
+    def squares(self, width: int, height: int, scale: tuple[float, float]) -> NDArray[np.bool_]:
+        """The run squares of a plane that the region touches; `scale` level-0 a plane pixel."""
+        squares = run_squares(width, height)
+        rows, cols = np.indices(squares.shape)
+        side = SQUARE * np.asarray(scale)
+        boxes = shapely.box(
+            cols * side[0], rows * side[1], (cols + 1) * side[0], (rows + 1) * side[1]
+        )
+        return np.asarray(shapely.intersects(self.shape, boxes), np.bool_)
+
+    def geometry(self) -> dict[str, Any]:
+        """The region as GeoJSON, as it is kept."""
+        mapped: dict[str, Any] = shapely.geometry.mapping(self.shape)
+        return mapped
+
+
+def parse(value: object) -> Roi | None:
+    """The region of a request; None where it names none. Raises BadInput."""
+    if value is None:
+        return None
+    shape = _of_boxes(value) if isinstance(value, list) else _of_geojson(value)
+    if not shape.is_valid or shape.area <= 0 or not np.isfinite(shape.bounds).all():
+        raise BadInput(f'"roi" encloses no area, or its outline crosses itself: {HOW}.')
+    return Roi(shape)
+
+
+def checked(value: object, size: tuple[int, int]) -> Roi | None:
+    """The same, refused where it lies outside a slide of `size` (width, height)."""
+    found = parse(value)
+    if found is not None and not shapely.intersects(found.shape, shapely.box(0, 0, *size)):
+        raise BadInput(
+            f'"roi" lies outside the slide, which has {size[0]} × {size[1]} pixels: {HOW}.'
+        )
+    return found
+
+
+def _of_boxes(value: list[Any]) -> Any:
+    boxes = [value] if value and not isinstance(value[0], list) else value
+    try:
+        corners = [(float(x), float(y), float(w), float(h)) for x, y, w, h in boxes]
+    except (TypeError, ValueError):
+        corners = []
+    if not corners or any(w <= 0 or h <= 0 for _, _, w, h in corners):
+        raise BadInput(f'"roi" is {value!r}: {HOW}.')
+    return shapely.union_all([shapely.box(x, y, x + w, y + h) for x, y, w, h in corners])
+
+
+def _of_geojson(value: object) -> Any:
+    try:
+        if not isinstance(value, dict) or value.get("type") not in ("Polygon", "MultiPolygon"):
+            raise ValueError(value)
+        return shapely.geometry.shape(value)
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        raise BadInput(f'"roi" is no polygon: {HOW}.') from error

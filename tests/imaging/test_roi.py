@@ -1,0 +1,65 @@
+"""A region of interest gives the cells of the whole slide that lie in it, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.imaging import roi
+from jobs.imaging.contract import BadInput
+from jobs.imaging.network import Network
+from tests.imaging.slides import Run, cell_request, outlines_of, run_cells, silent
+
+BOX = [100, 120, 200, 180]
+
+
+def test_cells_of_a_region_are_those_of_the_slide(
+    small_slide: Path, net: Network, small_run: Run, tmp_path: Path
+) -> None:
+    inside = run_cells(small_slide, net.path, tmp_path / "roi", roi=[BOX], precision="fp32")
+    whole = run_cells(small_slide, net.path, tmp_path / "all", precision="fp32")
+    found = outlines_of(inside.cells)
+    assert 0 < len(found) < len(whole.cells)
+    assert found < outlines_of(whole.cells)
+    assert inside.manifest["normalisation"] == whole.manifest["normalisation"]
+    x, y, width, height = BOX
+    for cell in inside.cells:
+        assert x - 30 < cell["centroid"][0] < x + width + 30
+        assert y - 30 < cell["centroid"][1] < y + height + 30
+
+
+def test_boxes_and_geojson_name_the_same_region() -> None:
+    ring = [[100, 120], [300, 120], [300, 300], [100, 300], [100, 120]]
+    drawn = roi.parse({"type": "Polygon", "coordinates": [ring]})
+    boxes = [roi.parse([BOX]), roi.parse(BOX)]
+    assert drawn is not None
+    assert all(box is not None and box.shape.equals(drawn.shape) for box in boxes)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        "all",
+        [[0, 0, 10]],
+        [[0, 0, -5, 5]],
+        [[0, 0, "a", 5]],
+        {"type": "Point", "coordinates": [0, 0]},
+        {"type": "Polygon", "coordinates": [[[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]]},
+        {"type": "Polygon", "coordinates": 7},
+    ],
+)
+def test_what_is_no_region_is_refused_in_a_sentence(value: object) -> None:
+    with pytest.raises(BadInput, match="full-resolution image"):
+        roi.parse(value)
+
+
+def test_a_region_outside_the_slide_is_refused_before_any_work(
+    small_slide: Path, net: Network, tmp_path: Path
+) -> None:
+    from jobs.imaging.pipeline import segment_cells
+
+    request = cell_request(small_slide, net.path, tmp_path, roi=[[9000, 0, 10, 10]])
+    with pytest.raises(BadInput, match="448 × 448 pixels"):
+        segment_cells(request, report=silent)
