@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from jobs.imaging import network, params, roi
 from jobs.imaging import tissue as tissues
 from jobs.imaging.blocks import BlockStore, FolderStore
@@ -181,17 +183,26 @@ def _settled(
         precision=precision,
         smallest_um2=options.smallest_um2,
         roi=None if region is None else region.geometry(),
-        tissue_mm2=_tissue_mm2(found, slide, size),
+        tissue_mm2=_tissue_mm2(found, region, slide, size),
     )
 
 
 def _tissue_mm2(
-    found: tissues.Tissue | None, slide: Slide, pixel_size: tuple[float, float]
+    found: tissues.Tissue | None,
+    region: roi.Roi | None,
+    slide: Slide,
+    pixel_size: tuple[float, float],
 ) -> float:
+    """The tissue that is asked for: of the mask, of the region, or everything."""
     l0 = pixel_size[0] * pixel_size[1] / 1e6
     if found is None:
-        return slide.width * slide.height * l0
-    return float(found.mask.sum()) * found.scale[0] * found.scale[1] * l0
+        part = region.area_on(slide.width, slide.height) if region else slide.width * slide.height
+        return part * l0
+    rows, cols = np.nonzero(found.mask)
+    scale = np.asarray(found.scale)
+    if region is not None:
+        rows = rows[region.inside((np.column_stack([cols, rows]) + 0.5) * scale)]
+    return float(len(rows) * scale.prod() * l0)
 
 
 def _writers(stage: Staging, bench: Bench, counts: dict[str, object]) -> list[Writer]:

@@ -39,6 +39,10 @@ class Roi:
         )
         return np.asarray(shapely.intersects(self.shape, boxes), np.bool_)
 
+    def area_on(self, width: int, height: int) -> float:
+        """Level-0 pixels of a slide of this size that lie in the region."""
+        return float(shapely.intersection(self.shape, shapely.box(0, 0, width, height)).area)
+
     def geometry(self) -> dict[str, Any]:
         """The region as GeoJSON, as it is kept."""
         mapped: dict[str, Any] = shapely.geometry.mapping(self.shape)
