@@ -94,7 +94,7 @@ class Bench:
 def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
     """Segment every object on the tissue of a slide and write the result files."""
     progress = Progress(report)
-    with _bench(request, progress) as bench, staging(request.out_dir) as stage:
+    with bench_of(request, progress) as bench, staging(request.out_dir) as stage:
         with progress.phase("segment") as tick:
             bench.compute(tick)
         with progress.phase("merge") as tick:
@@ -114,12 +114,12 @@ def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
 def help_with_blocks(request: CellRequest, *, report: Report, shard: int) -> None:
     """Compute blocks of a job that another worker runs, until none is left; writes no artifact."""
     progress = Progress(report)
-    with _bench(request, progress) as bench, progress.phase("segment") as tick:
+    with bench_of(request, progress) as bench, progress.phase("segment") as tick:
         bench.compute(tick, shard=shard)
 
 
 @contextmanager
-def _bench(request: CellRequest, progress: Progress) -> Iterator[Bench]:
+def bench_of(request: CellRequest, progress: Progress) -> Iterator[Bench]:
     options = _Options.of(request)
     with checked_slide(request.slide, options.mpp) as slide, _store_of(request) as store:
         with progress.phase("open") as tick:
