@@ -39,6 +39,21 @@ START = f"""
 TAKE_LEASE = """
     UPDATE jobs_lease SET worker = %s, expires_at = {later} WHERE job_id = %s AND attempt = %s
 """
+# a helper's hold on a part of a job; asked again, because the answer was lost, it is the same one's
+TAKE_SHARD = f"""
+    UPDATE jobs_lease SET worker = %s, expires_at = {{later}}
+    WHERE job_id = %s AND attempt = %s AND shard = %s AND worker IN ('', %s) AND EXISTS (
+        SELECT 1 FROM jobs_job j WHERE j.id = jobs_lease.job_id AND j.state = {JobState.RUNNING:d}
+            AND j.attempt = jobs_lease.attempt AND j.cancel_requested_at IS NULL)
+"""
+HOLDS_SHARD = f"""
+    SELECT 1 FROM jobs_lease l JOIN jobs_job j ON j.id = l.job_id
+    WHERE l.job_id = %s AND l.attempt = %s AND l.shard = %s AND l.worker = %s
+        AND j.state = {JobState.RUNNING:d} AND j.attempt = l.attempt
+        AND j.cancel_requested_at IS NULL
+"""
+# whatever attempt it names: one that is asked back names none
+LEAVE_SHARD = "DELETE FROM jobs_lease WHERE job_id = %s AND shard = %s AND worker = %s"
 BEGUN = f"""
     SELECT 1 FROM jobs_job j JOIN jobs_lease l ON l.job_id = j.id
     WHERE j.id = %s AND j.state = {JobState.RUNNING:d} AND l.attempt = %s AND l.worker = %s
@@ -187,6 +202,22 @@ def as_job(row: sql.Row) -> Job:
     job.tenant = Tenant.from_db("default", ["id", "key"], [job.tenant_id, tenant_key])
     job.branch = Branch.from_db("default", ["id", "name"], [job.branch_id, branch_name])
     return job
+
+
+def take_shard(job_pk: int, attempt: int, shard: int, worker: str) -> bool:
+    """A part of a job that runs is `worker`'s to help with. False when no help is wanted now."""
+    values = [worker, settings.LEASE_S, job_pk, attempt, shard, worker]
+    return sql.run(sql.text(TAKE_SHARD), values) == 1
+
+
+def holds_shard(job_pk: int, attempt: int, shard: int, worker: str) -> bool:
+    """Whether `worker` is to go on helping."""
+    return bool(sql.rows(HOLDS_SHARD, [job_pk, attempt, shard, worker]))
+
+
+def leave_shard(job_pk: int, shard: int, worker: str) -> bool:
+    """`worker` helps no more. False when its hold was gone already."""
+    return sql.run(LEAVE_SHARD, [job_pk, shard, worker]) == 1
 
 
 def succeed(

@@ -45,6 +45,7 @@ SWEEP_S = bounded_float(env, "SWEEP_S", 1, low=0.05, high=2)
 WORKER_TTL_S = bounded_float(env, "WORKER_TTL_S", 15, low=2)
 WITHDRAW_S = bounded_float(env, "WITHDRAW_S", 30, low=1)
 CANCEL_GRACE_S = bounded_float(env, "CANCEL_GRACE_S", 10, low=0.5)
+SPREAD_SHARDS = bounded_int(env, "SPREAD_SHARDS", 4, low=0, high=1000)
 
 # --- bounds (R11) ------------------------------------------------------------------------
 RATE_LIMIT_PER_S = bounded_float(env, "RATE_LIMIT_PER_S", 200, low=0, high=100_000)

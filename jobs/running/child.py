@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 # What the child says. READY and COLD come once, STARTED and DONE for every job.
 READY, COLD, STARTED, DONE = "ready", "cold", "started", "done"
 Said = tuple[str, Any]
+Asked = tuple[int, int, int]  # job, attempt, and the shard to help with: 0 is the job itself
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ def _settle_in(parent: int) -> None:
         os._exit(0)  # it died before the line above
 
 
-def _listen(pipe: Connection) -> queue.SimpleQueue[tuple[int, int]]:
+def _listen(pipe: Connection) -> queue.SimpleQueue[Asked]:
     """Orders as they come. The end of the pipe is the end of the parent, and of this group."""
-    orders: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+    orders: queue.SimpleQueue[Asked] = queue.SimpleQueue()
 
     def read() -> None:
         try:
@@ -106,24 +107,28 @@ def _warm_up(queue_name: str, station: Station) -> str | None:
         return None
 
 
-def _serve(orders: queue.SimpleQueue[tuple[int, int]], station: Station) -> None:
+def _serve(orders: queue.SimpleQueue[Asked], station: Station) -> None:
     from django.db import close_old_connections
 
-    from jobs.running import tasks
+    from jobs.running import shards, tasks
+    from jobs.scheduling.dispatch import Order
 
     gc.freeze()  # what is loaded now stays: no collection need look at it again
     looked_at = time.monotonic()
-    for job_pk, attempt in _each(orders):
+    for job_pk, attempt, shard in _each(orders):
         station.beat()
         if time.monotonic() - looked_at > LOOK_AT_CONNECTION_S:
             looked_at = time.monotonic()
             close_old_connections()
-        healthy = tasks.run_attempt(job_pk, attempt, station)
+        if shard:
+            healthy = shards.help_with(Order(job_pk, attempt, shard), station)
+        else:
+            healthy = tasks.run_attempt(job_pk, attempt, station)
         station.say(DONE, healthy)
         if not healthy:
             return  # memory ran out here once; the next job gets a fresh process
 
 
-def _each(orders: queue.SimpleQueue[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _each(orders: queue.SimpleQueue[Asked]) -> Iterator[Asked]:
     while True:
         yield orders.get()

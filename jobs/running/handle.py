@@ -60,13 +60,13 @@ class ChildHandle:
         theirs.close()
         self._pipe = ours
 
-    def order(self, job_pk: int, attempt: int) -> None:
-        """Have the child run one attempt. A child that is gone shows at the next listen."""
+    def order(self, job_pk: int, attempt: int, shard: int) -> None:
+        """Have the child run one attempt, or help with it. A child that is gone shows at the next listen."""
         self._heart.value = time.monotonic()
         self._kills_before = endings.kernel_oom_kills()
         with contextlib.suppress(OSError):
             if self._pipe is not None:
-                self._pipe.send((job_pk, attempt))
+                self._pipe.send((job_pk, attempt, shard))
 
     def listen(self, timeout_s: float | None, *, also: int) -> Said | None:
         """What the child says next; None when time is over, the child is gone or `also` is readable."""

@@ -32,6 +32,7 @@ class Limits:
     cancel_grace_s: float
     stop_grace_s: float
     timeout_s: float = math.inf
+    fence_grace_s: float = FENCE_GRACE_S
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Watch:
         bounds = self.limits
         return {
             Verdict.LEASE_LOST: self.renewed_at + bounds.lease_s * 2 / 3,
-            Verdict.FENCED: self.fenced_at + FENCE_GRACE_S,
+            Verdict.FENCED: self.fenced_at + bounds.fence_grace_s,
             Verdict.CANCELLED: self.cancel_asked_at + bounds.cancel_grace_s,
             Verdict.TIMEOUT: self.began_at + bounds.timeout_s,
             Verdict.STALLED: max(self.began_at, beat_at) + bounds.stall_s,

@@ -6,6 +6,8 @@ RQ keeps no record that matters: retries, time-outs and recovery rest on the dat
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable
 
@@ -18,6 +20,7 @@ from rq import Queue, worker_registration
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as Message
 from rq.utils import now, utcformat
+from rq.version import VERSION
 
 from jobs.scheduling import dispatch
 
@@ -40,15 +43,26 @@ def connect(*, answer_s: float) -> redis.Redis:
     )
 
 
+def _about(queue_name: str) -> dict[str, str]:
+    """What RQ's pages show of a worker."""
+    return {
+        "birth": utcformat(now()),
+        "queues": queue_name,
+        "pid": str(os.getpid()),
+        "hostname": socket.gethostname(),
+        "ip_address": "",
+        "version": VERSION,
+        "python_version": "",
+    }
+
+
 class Wire:
     """One worker's side of RQ: pops its queue, and shows itself and its job on RQ's pages."""
 
-    def __init__(
-        self, worker: str, queue_name: str, *, hash_key: str, about: dict[str, str]
-    ) -> None:
+    def __init__(self, worker: str, queue_name: str, *, hash_key: str) -> None:
         self.worker = worker
         self.hash_key = hash_key
-        self.about = about
+        self.about = _about(queue_name)
         self._popping = connect(answer_s=POP_S + ANSWER_S)
         self._showing = connect(answer_s=ANSWER_S)
         self.queue: Queue = get_queue(queue_name, connection=self._showing)
@@ -62,8 +76,8 @@ class Wire:
         """The client for short commands."""
         return self._showing
 
-    def pop(self) -> tuple[int, int] | None:
-        """The next (job pk, attempt), None when none came in POP_S. Raises RedisError.
+    def pop(self) -> dispatch.Order | None:
+        """The next order, None when none came in POP_S. Raises RedisError.
 
         In the same round trip the last one is taken off the wire.
         """
@@ -79,7 +93,7 @@ class Wire:
         self._popped = self._message = self._execution = None
         return self._read(raw) if isinstance(raw, bytes) else None
 
-    def _read(self, raw: bytes) -> tuple[int, int] | None:
+    def _read(self, raw: bytes) -> dispatch.Order | None:
         """What a message asks for: its id says it all. One that is not ours is dropped."""
         self._popped = raw
         order = dispatch.read_id(raw)

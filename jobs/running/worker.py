@@ -10,8 +10,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import os
-import socket
 import time
 from dataclasses import replace
 from typing import Any
@@ -19,16 +17,15 @@ from typing import Any
 import redis
 from django.conf import settings
 from rq import Worker
-from rq.utils import now, utcformat
-from rq.version import VERSION
 
-from jobs.running import artifacts, endings, verdicts, warmth
+from jobs.running import artifacts, endings, shards, verdicts, warmth
 from jobs.running.alarm import Alarm
 from jobs.running.child import DONE, READY, STARTED, Said
 from jobs.running.handle import ChildHandle
 from jobs.running.keeper import Keeper
 from jobs.running.watch import Limits, Verdict, Watch
 from jobs.running.wire import Wire
+from jobs.scheduling.dispatch import Order
 
 STOP_GRACE_S = 8.0  # what a running job gets to finish in after SIGTERM
 WRITE_S = 8.0  # how long an ending is tried to be written; then the sweep does it
@@ -51,12 +48,7 @@ class LabWorker(Worker):
     """Serves one queue until told to stop."""
 
     def __init__(self, queue_name: str, name: str) -> None:
-        self.wire = Wire(
-            name,
-            queue_name,
-            hash_key=f"{self.redis_worker_namespace_prefix}{name}",
-            about=_about(queue_name),
-        )
+        self.wire = Wire(name, queue_name, hash_key=f"{self.redis_worker_namespace_prefix}{name}")
         super().__init__(
             [self.wire.queue],
             name=name,
@@ -110,9 +102,9 @@ class LabWorker(Worker):
         if order is None:
             return
         if self.child.alive or self._start_child():
-            self._run(*order)
+            self._run(order)
 
-    def _pop(self) -> tuple[int, int] | None:
+    def _pop(self) -> Order | None:
         """The next order; None when none came, or Redis is away."""
         try:
             self._interruptible = True
@@ -186,22 +178,32 @@ class LabWorker(Worker):
             self.alarm.silence()
         return None
 
-    # --- one job -------------------------------------------------------------------------
+    # --- one job, or help with one -------------------------------------------------------
 
-    def _run(self, job_pk: int, attempt: int) -> None:
+    def _run(self, order: Order) -> None:
         began_at = time.monotonic()
-        watch = Watch(_limits({}), began_at=began_at, renewed_at=began_at)
-        self.child.order(job_pk, attempt)
+        watch = Watch(_limits({}, order), began_at=began_at, renewed_at=began_at)
+        self.child.order(*order)
         try:
-            verdict = self._attend(job_pk, attempt, watch)
+            verdict = self._attend(order, watch)
         finally:
             self.keeper.let_go()
         if verdict is not None:
-            log.warning("%s: job %d attempt %d: %s", self.name, job_pk, attempt, verdict.value)
-            for_s = STOP_WRITE_S if self.stops else WRITE_S
-            verdicts.settle(job_pk, attempt, verdict, watch.limits, for_s=for_s)
+            log.warning("%s: %s: %s", self.name, _what(order), verdict.value)
+            self._settle(order, verdict, watch.limits)
 
-    def _attend(self, job_pk: int, attempt: int, watch: Watch) -> Verdict | None:
+    def _settle(self, order: Order, verdict: Verdict, limits: Limits) -> None:
+        """Write what became of an order whose child was killed."""
+        if order.shard:
+            shards.let_go(order, self.name, for_s=self._write_s)
+        else:
+            verdicts.settle(order.job, order.attempt, verdict, limits, for_s=self._write_s)
+
+    @property
+    def _write_s(self) -> float:
+        return STOP_WRITE_S if self.stops else WRITE_S
+
+    def _attend(self, order: Order, watch: Watch) -> Verdict | None:
         """Stay with a running job. None when it ended by itself, or its child died."""
         look_s = SHOWN_AFTER_S
         while True:
@@ -211,9 +213,9 @@ class LabWorker(Worker):
             pause_s = watch.pause_s(time.monotonic(), self.child.beat_at)
             said = self.child.listen(min(pause_s, look_s), also=self.alarm.fileno())
             if said is None and not self.child.alive:
-                self._bury_child(job_pk, attempt)
+                self._bury_child(order)
                 return None
-            if said is not None and self._hear(said, job_pk, attempt, watch):
+            if said is not None and self._hear(said, order, watch):
                 return None
             self.alarm.silence()
             self._mind_stops(watch)
@@ -222,26 +224,28 @@ class LabWorker(Worker):
                 self.wire.show_running()
                 self.wire.show_still_running()
 
-    def _hear(self, said: Said, job_pk: int, attempt: int, watch: Watch) -> bool:
+    def _hear(self, said: Said, order: Order, watch: Watch) -> bool:
         """Take in what the child says. True when the job is over."""
         kind, content = said
         if kind == STARTED:
-            watch.limits = _limits(content)
-            self.keeper.hold(job_pk, attempt, watch)
+            watch.limits = _limits(content, order)
+            self.keeper.hold(order.job, order.attempt, watch)
         elif kind == DONE and not content:
             self.child.kill()  # its work is written, but memory ran out in it
         return kind == DONE
 
-    def _bury_child(self, job_pk: int, attempt: int) -> None:
+    def _bury_child(self, order: Order) -> None:
         """Write that the child died in the middle of a job; the next one gets a new child."""
         self.child.bury()
         reason, sentence = endings.of_exit(
             self.child.exit_code, oom_kills=self.child.oom_kills_since_order()
         )
-        log.error("%s: job %d attempt %d: %s", self.name, job_pk, attempt, sentence)
+        log.error("%s: %s: %s", self.name, _what(order), sentence)
         self.keeper.let_go()
-        for_s = STOP_WRITE_S if self.stops else WRITE_S
-        verdicts.bury(job_pk, attempt, reason, sentence, for_s=for_s)
+        if order.shard:
+            shards.let_go(order, self.name, for_s=self._write_s)
+        else:
+            verdicts.bury(order.job, order.attempt, reason, sentence, for_s=self._write_s)
 
     def _mind_stops(self, watch: Watch) -> None:
         """The first signal gives the job its grace, the second takes it away."""
@@ -274,7 +278,12 @@ class LabWorker(Worker):
         self.wire.show_gone()
 
 
-def _limits(content: dict[str, float]) -> Limits:
+def _what(order: Order) -> str:
+    helping = f", helping as {order.shard}" if order.shard else ""
+    return f"job {order.job} attempt {order.attempt}{helping}"
+
+
+def _limits(content: dict[str, float], order: Order) -> Limits:
     """The bounds of a job: the settings', and what its parameters say. stall_s may only raise."""
     limits = Limits(
         lease_s=settings.LEASE_S,
@@ -282,18 +291,7 @@ def _limits(content: dict[str, float]) -> Limits:
         cancel_grace_s=settings.CANCEL_GRACE_S,
         stop_grace_s=STOP_GRACE_S,
     )
+    if order.shard:  # what it finished is kept; a warm child is worth a moment of patience
+        return replace(limits, stop_grace_s=0.0, fence_grace_s=settings.CANCEL_GRACE_S)
     timeout_s = content.get("timeout_s")
     return limits if timeout_s is None else replace(limits, timeout_s=timeout_s)
-
-
-def _about(queue_name: str) -> dict[str, str]:
-    """What RQ's pages show of a worker."""
-    return {
-        "birth": utcformat(now()),
-        "queues": queue_name,
-        "pid": str(os.getpid()),
-        "hostname": socket.gethostname(),
-        "ip_address": "",
-        "version": VERSION,
-        "python_version": "",
-    }

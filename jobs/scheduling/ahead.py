@@ -91,7 +91,7 @@ def waiting(job: Job, line: Line) -> Waiting:
 
 def mine_running(queue: str, line: Line) -> list[Brief]:
     """The jobs of the asking tenant that have a worker of this queue."""
-    mine = (row for row in line.leases if row.tenant == line.tenant.pk and row.queue == queue)
+    mine = (row for row in line.running if row.tenant == line.tenant.pk and row.queue == queue)
     return [row.brief() for row in mine][:SHOWN]
 
 

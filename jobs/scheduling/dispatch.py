@@ -22,9 +22,10 @@ from jobs import sql
 from jobs.scheduling.wake import client
 
 TASK = "jobs.running.tasks.run_job"
+HELP = "jobs.running.shards.run_shard"
 LOST_AFTER_S = 1.5  # no worker began it: its message is pushed again
 TTL_S = 3600  # a message that nobody reads does not stay for ever
-MESSAGE = re.compile(rb"job-(\d+)-(\d+)")
+MESSAGE = re.compile(rb"job-(\d+)-(\d+)(?:-([1-9]\d*))?")
 log = logging.getLogger(__name__)
 
 # a lease that somebody else works on is left for the next time
@@ -33,16 +34,25 @@ OVERDUE = """
         SELECT id FROM jobs_lease
         WHERE worker = '' AND pushed_at < {later} AND expires_at > {now}
         ORDER BY id {skip})
-    RETURNING job_id, attempt, queue
+    RETURNING job_id, attempt, queue, shard
 """
 
 
+class Order(NamedTuple):
+    """What a worker is asked for: an attempt of a job, or (shard above 0) help with one that runs."""
+
+    job: int
+    attempt: int
+    shard: int = 0
+
+
 class Message(NamedTuple):
-    """What goes over the wire: one attempt of a job, for a queue."""
+    """What goes over the wire: an order, for a queue."""
 
     job: int
     attempt: int
     queue: str
+    shard: int = 0
 
 
 class Promoted(NamedTuple):
@@ -53,17 +63,18 @@ class Promoted(NamedTuple):
     queue: str
     tenant: int
     workflow: uuid.UUID
+    shard: int = 0
 
 
-def message_id(job_pk: int, attempt: int) -> str:
-    """The RQ id of one attempt."""
-    return f"job-{job_pk}-{attempt}"
+def message_id(job_pk: int, attempt: int, shard: int = 0) -> str:
+    """The RQ id of one attempt, or of help with it."""
+    return f"job-{job_pk}-{attempt}-{shard}" if shard else f"job-{job_pk}-{attempt}"
 
 
-def read_id(raw: bytes) -> tuple[int, int] | None:
-    """The (job, attempt) that an RQ id names; None for one that is not ours."""
+def read_id(raw: bytes) -> Order | None:
+    """The order that an RQ id names; None for one that is not ours."""
     found = MESSAGE.fullmatch(raw)
-    return (int(found[1]), int(found[2])) if found else None
+    return Order(int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
 
 
 def push(promoted: Iterable[Message | Promoted]) -> None:
@@ -91,10 +102,10 @@ def _queue(name: str) -> Queue:
 def _enqueue(queue: Queue, jobs: list[Message | Promoted], pipe: redis.client.Pipeline) -> None:
     data = [
         Queue.prepare_data(
-            TASK,
-            args=(each.job, each.attempt),
-            job_id=message_id(each.job, each.attempt),
-            description=message_id(each.job, each.attempt),
+            HELP if each.shard else TASK,
+            args=(each.job, each.attempt, each.shard) if each.shard else (each.job, each.attempt),
+            job_id=message_id(each.job, each.attempt, each.shard),
+            description=message_id(each.job, each.attempt, each.shard),
             result_ttl=TTL_S,
             failure_ttl=TTL_S,
             timeout=-1,
@@ -108,20 +119,21 @@ def push_overdue() -> int:
     """Push again what no worker began in time: its message was lost with Redis, or with a worker
     that swallowed it. Returns how many. Touches as many rows as there are leases."""
     rows = sql.rows(sql.text(OVERDUE), [-LOST_AFTER_S])
-    overdue = [Message(job, attempt, queue) for job, attempt, queue in rows]
+    overdue = [Message(*row) for row in rows]
     take_back(*overdue)
     push(overdue)
     return len(overdue)
 
 
 def take_back(*messages: Message) -> None:
-    """Remove the messages of jobs that go back to their lanes. Attempt numbers fence them too."""
+    """Remove the messages of leases that are over. Attempt and shard fence them too."""
     if not messages:
         return
     try:
         with client().pipeline(transaction=False) as pipe:
             for message in messages:
-                name, queue = message_id(message.job, message.attempt), _queue(message.queue)
+                name = message_id(message.job, message.attempt, message.shard)
+                queue = _queue(message.queue)
                 pipe.lrem(queue.key, 0, name)
                 pipe.lrem(queue.intermediate_queue_key, 0, name)
                 pipe.delete(RQJob.key_for(name))

@@ -30,13 +30,15 @@ class Brief:
 
 @dataclass(frozen=True)
 class QueueFacts:
-    """A queue now. room: how many leases it may have at once."""
+    """A queue now. room: how many leases it may have at once; helping: those of `busy` that help
+    with a job of another worker, and give way to any that waits."""
 
     name: str
     room: int
     busy: int
     workers: int
     paused: bool = False
+    helping: int = 0
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,8 @@ def _worker_limit(job: Waiting, house: House) -> Gate:
         all_busy = f"Queue {job.queue} has no worker."
     if queue.busy < queue.room:
         all_busy = f"All {house.run_slots:,} places for running jobs are taken."
+    if queue.helping:
+        all_busy += " One that only helps with another job comes free within seconds."
     ahead = {0: "None of your own jobs is", 1: "1 of your own jobs is"}.get(
         job.line_ahead, f"{_count(job.line_ahead)} of your own jobs are"
     )

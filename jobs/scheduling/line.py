@@ -7,7 +7,7 @@ it costs the same whatever waits and whatever ended before (R12, R13).
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -116,7 +116,7 @@ class Line:
         # an unsaved tenant never wrote and has no jobs; others as they are now
         self.tenant = Tenant.objects.get(pk=tenant.pk) if tenant.pk else tenant
         self.queues = slots.read_bounds().queues
-        self.leases = self._leases()
+        self.leases, self.running = self._leases()
         self.holders = list(
             UserSlot.objects.filter(holder__isnull=False).select_related("holder").order_by("pk")
         )
@@ -138,16 +138,21 @@ class Line:
 
     # --- present values ------------------------------------------------------------------
 
-    def _leases(self) -> list[Row]:
+    def _leases(self) -> tuple[list[Row], list[Row]]:
+        """The job of every lease, and every job that has one. Who only helps gives way to others, so
+        the forecast counts helpers as idle; the rules count their leases."""
         held = Lease.objects.across_tenants("a worker becomes free whoever uses it")
-        rows = held.order_by("pk").values_list(*(f"job__{name}" for name in FIELDS))
-        return [Row(*row) for row in rows]
+        rows = held.order_by("pk").values_list("shard", *(f"job__{name}" for name in FIELDS))
+        found = [(shard, Row(*row)) for shard, *row in rows]
+        return [row for _, row in found], [row for shard, row in found if not shard]
 
     def _house(self) -> House:
         slot = next((each for each in self.holders if each.holder_id == self.tenant.pk), None)
         waiting = [each.pk for each in self.in_line if each.pk != self.tenant.pk]
         pks = [each.pk for each in self.in_line]
         quantum_s = float(settings.ACTIVE_USER_QUANTUM_S)
+        helping = Counter(row.queue for row in self.leases)
+        helping.subtract(row.queue for row in self.running)
         note = Maintenance.objects.values_list("note", flat=True).first()
         return House(
             queues={
@@ -157,6 +162,7 @@ class Line:
                     busy=each.leases,
                     workers=each.workers,
                     paused=each.paused,
+                    helping=helping[each.name],
                 )
                 for each in self.queues
             },
@@ -193,11 +199,11 @@ class Line:
         parties, others = self._parties()
         rows = [*self.rows, *others]
         self.edges = self._edges(rows)
-        self.history = History({row.job_type for row in [*rows, *self.leases]})
+        self.history = History({row.job_type for row in [*rows, *self.running]})
         self.devices = self._devices()
         scene = Scene(
             works=[*self._works(self.rows, complete=self.complete), *self._works(others)],
-            running=[self._running(row) for row in self.leases],
+            running=[self._running(row) for row in self.running],
             parties=parties,
             user_slots=settings.MAX_ACTIVE_USERS,
             run_slots=settings.MAX_WORKERS,

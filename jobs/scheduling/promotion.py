@@ -146,7 +146,7 @@ def _decide(bounds: Bounds, skip_held: bool) -> list[Decision]:
         return []
     passed_over = turns.held_elsewhere(bounds.user_slots) if skip_held else set()
     able = [slot for slot in bounds.user_slots if slot.can_run and slot.holder not in passed_over]
-    holders = _holders(able, draining, bounds.leases)
+    holders = holders_of(able, draining, bounds.leases)
     if not holders:
         return []
     chosen = plan(holders, _candidates(holders, room), room)
@@ -154,9 +154,10 @@ def _decide(bounds: Bounds, skip_held: bool) -> list[Decision]:
     return [Decision(candidate, number) for candidate, number in pairs]
 
 
-def _holders(
+def holders_of(
     user_slots: list[UserSlot], draining: set[int], leases: list[LeaseHeld]
 ) -> list[Holder]:
+    """How the holders of these slots stand before the plan."""
     held = Counter(lease.tenant for lease in leases)
     members: dict[int, Counter[int]] = defaultdict(Counter)
     for lease in leases:

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from jobs import events, services, sql
 from jobs.models import Lease, Queue, Worker
-from jobs.scheduling import dispatch, heartbeat, promotion, tally
+from jobs.scheduling import dispatch, heartbeat, promotion, shards, tally
 from jobs.signals import swept, tidied
 from jobs.states import JobState
 
@@ -33,6 +33,7 @@ def sweep() -> int:
     began_at = time.monotonic()
     repair()
     promoted = round_of_work()
+    shards.settle()
     dispatch.push_overdue()
     heartbeat.beat()
     tally.swept(began_at)
@@ -45,7 +46,7 @@ def repair() -> None:
     services.wake_retries()
     leases = Lease.objects.across_tenants("leases of all tenants").select_related("job")
     for lease in leases.filter(expires_at__lt=Now()):
-        if _unless_held(services.expire, lease):
+        if shards.drop(lease.pk) if lease.shard else _unless_held(services.expire, lease):
             log.warning("%s: the lease of %s ran out", lease.job, lease.worker or "nobody")
             tally.lease_ran_out(lease)
             _take_back(lease)  # also what a killed worker had popped
@@ -70,7 +71,8 @@ def _unless_held(move: Callable[[int, int], bool], lease: Lease) -> bool:
 
 
 def _take_back(lease: Lease) -> None:
-    dispatch.take_back(dispatch.Message(lease.job_id, lease.attempt, lease.queue))
+    attempt = lease.attempt or lease.job.attempt  # a helper that was asked back names none
+    dispatch.take_back(dispatch.Message(lease.job_id, attempt, lease.queue, lease.shard))
 
 
 def tidy() -> None:

@@ -79,7 +79,10 @@ def refused() -> None:
 
 
 def lease_ran_out(lease: Lease) -> None:
-    """A lease was ended: its worker was lost, or no worker took it in time."""
+    """A lease was ended: its worker was lost, or no worker took it in time (a job's own, not the
+    offer to help with one)."""
+    if lease.shard and not lease.worker:
+        return
     state = JobState.RUNNING if lease.worker else JobState.QUEUED
     _add(_counts, key(LOSSES, lease.queue, state.public))
 

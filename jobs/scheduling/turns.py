@@ -34,6 +34,11 @@ def settle(slots: list[UserSlot], active: set[int], *, skip_held: bool = False) 
     """
     _release(slots, active, skip_held)
     _admit(slots, skip_held)
+    return draining(slots)
+
+
+def draining(slots: list[UserSlot]) -> set[int]:
+    """The tenants whose turn is over while others wait: they start nothing new."""
     over = {slot.holder for slot in slots if slot.turn_is_over and slot.holder is not None}
     return over if over and _line(1) else set()
 

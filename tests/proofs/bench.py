@@ -75,7 +75,7 @@ def _queue(name: str) -> Any:
 def _read(raw: str) -> Word:
     word = dispatch.read_id(raw.encode())
     assert word is not None, f"{raw} is no message of ours"
-    return word
+    return word[:2]
 
 
 # --- time --------------------------------------------------------------------------------
