@@ -11,15 +11,23 @@ import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.imaging.readers.reader import Pixels
 from jobs.imaging.slide import Level, Slide
 
 SNAP = 0.01
 CHUNK = 512
 """Side of the level squares in which coarse levels are read; see `_level_pixels`."""
+
+CHUNK_BYTES = 48 << 20
+"""Such squares that a plane keeps."""
+
+MOST_PIXELS = 1 << 24
+"""Level pixels of one read; more are read in parts, so that no level is ever in memory."""
 
 
 @dataclass(frozen=True)
@@ -65,35 +73,56 @@ def plane_geometry(slide: Slide, mpp: float, pixel_size: tuple[float, float]) ->
 
 
 class Plane:
-    """Reads rectangles of the plane as RGB, 0-255."""
+    """Reads rectangles of the plane: RGB, 0-255, or a fluorescence slide's channels and dtype."""
 
     def __init__(self, slide: Slide, geometry: Geometry) -> None:
         self.slide = slide
         self.geometry = geometry
         self.width, self.height = geometry.width, geometry.height
-        self._chunks: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
+        self._chunks: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._kept = max(16, CHUNK_BYTES // slide.empty(1, 1).nbytes // CHUNK**2)
         self._lock = threading.Lock()
 
-    def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Pixels (rows, cols, 3) of a rectangle that lies inside the plane."""
+    def read(self, x: int, y: int, width: int, height: int) -> Pixels:
+        """Pixels (rows, cols, channels) of a rectangle that lies inside the plane. Raises
+        ReadFailed; integers are rounded means."""
         across = _Axis(x, width, self.geometry.factor_x, self.geometry.level.width)
         down = _Axis(y, height, self.geometry.factor_y, self.geometry.level.height)
+        if across.length * down.length > MOST_PIXELS and max(width, height) > 1:
+            return self._in_halves(x, y, width, height)
         pixels = self._level_pixels(across.start, down.start, across.length, down.length)
         if across.plain and down.plain:
             return pixels
         if across.whole and down.whole:
             return _block_means(pixels, across.step, down.step)
         rows = _resampled(pixels.astype(np.float32), down, axis=0)
-        mixed = _resampled(rows, across, axis=1)
-        return np.asarray(np.floor(mixed + np.float32(0.5)), np.uint8)
+        return _of_type(_resampled(rows, across, axis=1), pixels.dtype)
 
-    def _level_pixels(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_rgb(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """The same for the eye: RGB (rows, cols, 3), 0-255, of any slide. Raises ReadFailed."""
+        return self.slide.rendered(self.read(x, y, width, height))
+
+    def empty(self, width: int, height: int) -> Pixels:
+        """Pixels (height, width, channels) of a place where nothing was scanned."""
+        return self.slide.empty(width, height)
+
+    def _in_halves(self, x: int, y: int, width: int, height: int) -> Pixels:
+        """No pixel depends on the crop it is read in, so that parts make the whole."""
+        if width > height:
+            half = width // 2
+            left = self.read(x, y, half, height)
+            return np.hstack([left, self.read(x + half, y, width - half, height)])
+        half = height // 2
+        upper = self.read(x, y, width, half)
+        return np.vstack([upper, self.read(x, y + half, width, height - half)])
+
+    def _level_pixels(self, x: int, y: int, width: int, height: int) -> Pixels:
         """Level pixels; coarse levels come from fixed squares, because OpenSlide shifts a region by
         the fraction of a pixel its level-0 corner falls between, which differs from crop to crop."""
         level = self.geometry.level
         if level.index == 0:
             return self.slide.read(0, x, y, (width, height))
-        out = np.empty((height, width, 3), np.uint8)
+        out = self.empty(width, height)
         for top in range(y - y % CHUNK, y + height, CHUNK):
             for left in range(x - x % CHUNK, x + width, CHUNK):
                 chunk = self._chunk(left, top)
@@ -104,7 +133,7 @@ class Plane:
                 ]
         return out
 
-    def _chunk(self, left: int, top: int) -> NDArray[np.uint8]:
+    def _chunk(self, left: int, top: int) -> Pixels:
         with self._lock:
             found = self._chunks.get((left, top))
             if found is not None:
@@ -116,7 +145,7 @@ class Plane:
         chunk = self.slide.read(level.index, *corner, size)
         with self._lock:
             self._chunks[left, top] = chunk
-            while len(self._chunks) > 64:
+            while len(self._chunks) > self._kept:
                 self._chunks.popitem(last=False)
         return chunk
 
@@ -171,14 +200,29 @@ def _snapped(factor: float) -> float:
     return float(nearest) if nearest >= 1 and abs(factor - nearest) <= SNAP * nearest else factor
 
 
-def _block_means(pixels: NDArray[np.uint8], across: int, down: int) -> NDArray[np.uint8]:
+def _block_means(pixels: Pixels, across: int, down: int) -> Pixels:
     rows, cols = pixels.shape[0] // down, pixels.shape[1] // across
-    total = np.zeros((rows, cols, 3), np.uint32)
+    total = np.zeros((rows, cols, pixels.shape[2]), _sum_type(pixels.dtype, across * down))
     for row in range(down):
         for col in range(across):
             total += pixels[row : rows * down : down, col : cols * across : across]
     count = across * down
-    return ((total + count // 2) // count).astype(np.uint8)
+    if pixels.dtype.kind == "f":
+        return np.asarray(total / count, pixels.dtype)
+    return np.asarray((total + count // 2) // count, pixels.dtype)
+
+
+def _sum_type(dtype: np.dtype[Any], count: int) -> type[np.number[Any]]:
+    """A type that holds the sum of `count` pixels."""
+    if dtype.kind == "f":
+        return np.float64
+    return np.uint32 if (count + 1) * np.iinfo(dtype).max < 2**32 else np.uint64
+
+
+def _of_type(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Pixels:
+    if dtype.kind == "f":
+        return np.asarray(values, dtype)
+    return np.asarray(np.floor(values + np.float32(0.5)), dtype)
 
 
 def _resampled(pixels: NDArray[np.float32], axis_of: _Axis, *, axis: int) -> NDArray[np.float32]:

@@ -9,10 +9,17 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.imaging.contract import BadInput
 
+if TYPE_CHECKING:
+    from jobs.imaging.slide import Slide
+
 MEMORY = 4 << 30
+CPU_S = 60
+"""Seconds of computing; `timeout_s` bounds the waiting, too."""
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -28,10 +35,14 @@ class SlideFacts:
     vendor: str
     objective: float | None
     bounds: tuple[int, int, int, int] | None
+    kind: str = "brightfield"
+    channels: tuple[str, ...] = ()
+    dtype: str = "uint8"
 
 
 def probe_slide(path: Path, timeout_s: float = 60.0, *, mpp: float | None = None) -> SlideFacts:
-    """Open `path` in a child process with bounded memory and time. Raises BadInput."""
+    """Open `path` in a child process with bounded memory and time, which can write no file, not even
+    a core dump. Raises BadInput."""
     command = [sys.executable, "-m", "jobs.imaging.probing", str(path), json.dumps(mpp)]
     try:
         child = subprocess.run(
@@ -58,18 +69,25 @@ def _facts(answer: dict[str, object]) -> SlideFacts:
     for name in ("mpp", "bounds"):
         value = answer[name]
         answer[name] = tuple(value) if isinstance(value, list) else None
+    answer["channels"] = tuple(answer["channels"])  # type: ignore[arg-type]
     answer["levels"] = [tuple(level) for level in answer["levels"]]  # type: ignore[attr-defined]
     return SlideFacts(**answer)  # type: ignore[arg-type]
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def _look(path: Path, mpp: float | None) -> dict[str, object]:
     from jobs.imaging.slide import open_slide
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _limit()
     try:
         with open_slide(path, mpp=mpp) as slide:
-            last = slide.levels[-1]
-            slide.read(last.index, 0, 0, (min(64, last.width), min(64, last.height)))
+            _try_reading(slide)
             facts = SlideFacts(
                 width=slide.width,
                 height=slide.height,
@@ -79,12 +97,30 @@ def _look(path: Path, mpp: float | None) -> dict[str, object]:
                 vendor=slide.vendor,
                 objective=slide.objective,
                 bounds=slide.bounds,
+                kind=slide.kind,
+                channels=slide.channels,
+                dtype=str(slide.dtype),
             )
     except BadInput as error:
         return {"error": str(error)}
     except MemoryError:
         return {"error": f"{path.name} needs more than 4 GB just to be opened: it is damaged."}
     return asdict(facts)
+
+
+def _try_reading(slide: Slide) -> None:
+    """Raise BadInput where nothing can be read; a damaged place is no reason, but a gap later."""
+    last = slide.levels[-1]
+    width, height = min(64, last.width), min(64, last.height)
+    for part in (0.5, 0.0, 0.25, 0.75, 1.0):
+        x_lv, y_lv = int(part * (last.width - width)), int(part * (last.height - height))
+        corner = round(x_lv * last.downsample_x), round(y_lv * last.downsample_y)
+        try:
+            slide.read(last.index, *corner, (width, height))
+            return
+        except BadInput as error:
+            problem = error
+    raise problem
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Opening a whole-slide image: its levels, pixel size and bounds, and reading pixels of a level.
+"""Opening a whole-slide image: its levels, pixel size and channels, and reading pixels of a level.
 
 Torch-free: the web process uses it too. Coordinates: `_l0` level-0 pixels, `_lv` level pixels.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Mapping
@@ -15,23 +16,33 @@ from typing import Any
 import numpy as np
 import openslide
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
 
 from jobs.imaging.contract import BadInput
+from jobs.imaging.readers.colours import Rendering, ToSrgb
+from jobs.imaging.readers.kinds import reader_of
+from jobs.imaging.readers.openslides import OpenSlideReader
+from jobs.imaging.readers.pictures import RenderedSlide
+from jobs.imaging.readers.reader import NotRead, Pixels, Reader, Size
 
 MPP_LOW, MPP_HIGH = 0.1, 1.0
 """Pixel sizes (µm) at which nuclei can be segmented."""
 
-CACHE_BYTES = 64 << 20
-"""Decoded tiles that all handles of a slide keep together; each alone would keep 32 MB."""
-
 GIVE_MPP = 'give the pixel size of the full-resolution image as "mpp" (µm per pixel) in params'
 MICRONS = {"inch": 25_400.0, "centimeter": 10_000.0}
+SAMPLE_SIDE, SAMPLES = 256, 8
+"""The contrast of a fluorescence slide comes from 8 × 8 squares of its smallest level."""
+
+
+class ReadFailed(BadInput):
+    """Pixels that could not be read, though the file was opened again to try once more."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One layer of the pyramid; `downsample` is level-0 pixels per level pixel, by axis."""
+    """One layer of the pyramid; `downsample` is level-0 pixels per level pixel, by axis.
+
+    It is whole where the level's sides are within a pixel of it: they lost their last rows.
+    """
 
     index: int
     width: int
@@ -41,33 +52,41 @@ class Level:
 
 
 class Slide:
-    """An open slide. Reads from any thread; each thread has its own handle."""
+    """An open slide. Reads from any thread.
+
+    kind      "brightfield": 8-bit RGB, or "fluorescence": any channels, of `dtype`
+    channels  their names
+    """
 
     def __init__(self, path: Path, *, mpp: float | None = None) -> None:
         self.path = path
-        self._local = threading.local()
-        self._handles: list[openslide.OpenSlide] = []
-        self._cache = openslide.OpenSlideCache(CACHE_BYTES)
         self._lock = threading.Lock()
-        self.handle = self._own_handle()
-        self.width, self.height = self.handle.dimensions
-        self.levels = tuple(
-            Level(index, width, height, self.width / width, self.height / height)
-            for index, (width, height) in enumerate(self.handle.level_dimensions)
-        )
-        properties = self.handle.properties
-        self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        self._reader = reader_of(path)
+        sizes, properties = self._reader.sizes, self._reader.properties
+        self.width, self.height = sizes[0]
+        self.levels = tuple(_level(index, sizes[0], size) for index, size in enumerate(sizes))
+        self.kind = "brightfield" if self._reader.brightfield else "fluorescence"
+        self.channels = tuple(channel.name for channel in self._reader.channels)
+        self.dtype = self._reader.dtype
+        self.vendor = self._reader.vendor
+        self.properties = properties
         self.quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
         self.objective = _positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
         self.bounds = _bounds(properties)
         self.mpp, self.mpp_source = _pixel_size(properties, self.vendor, self.objective, mpp)
+        self._to_srgb = ToSrgb(self._reader.profile)
+
+    @property
+    def handle(self) -> Any:
+        """The slide as openslide-python has it, for its DeepZoomGenerator."""
+        reader = self._reader
+        if isinstance(reader, OpenSlideReader) and reader.whole:
+            return reader.handle
+        return RenderedSlide(self)
 
     def close(self) -> None:
-        """Close every thread's handle."""
-        with self._lock:
-            for handle in self._handles:
-                handle.close()
-            self._handles.clear()
+        """Close the file; no thread may be reading."""
+        self._reader.close()
 
     def __enter__(self) -> Slide:
         return self
@@ -75,33 +94,77 @@ class Slide:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def read(self, level: int, x_l0: int, y_l0: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """RGB pixels (rows, cols, 3) in sRGB; where the scanner saw nothing they are white."""
+    def read(self, level: int, x_l0: int, y_l0: int, size: tuple[int, int]) -> Pixels:
+        """Pixels (rows, cols, channels) of `dtype`; brightfield is RGB in sRGB. Where the scanner
+        saw nothing they are `empty`. Raises ReadFailed."""
+        layer = self.levels[level]
+        corner = (round(x_l0 / layer.downsample_x), round(y_l0 / layer.downsample_y))
+        reader = self._reader
         try:
-            rgba = self._own_handle().read_region((x_l0, y_l0), level, size)
-        except openslide.OpenSlideError as error:
-            raise BadInput(
+            pixels = reader.read(level, *corner, size)
+        except NotRead:
+            pixels = self._again(reader, (level, *corner, size))
+        return self._to_srgb(pixels) if self.kind == "brightfield" else pixels
+
+    def read_rgb(self, level: int, x_l0: int, y_l0: int, size: tuple[int, int]) -> Pixels:
+        """The same for the eye: RGB (rows, cols, 3), 0-255, of any slide. Raises ReadFailed."""
+        return self.rendered(self.read(level, x_l0, y_l0, size))
+
+    def rendered(self, pixels: Pixels) -> NDArray[np.uint8]:
+        """Pixels that were read, as RGB; fluorescence with one contrast for the whole slide."""
+        return pixels if self.kind == "brightfield" else self._rendering(pixels)
+
+    def empty(self, width: int, height: int) -> Pixels:
+        """Pixels (height, width, channels) where the scanner saw nothing: white, or 0."""
+        blank = 255 if self.kind == "brightfield" else 0
+        return np.full((height, width, len(self.channels)), blank, self.dtype)
+
+    def _again(self, failed: Reader, place: tuple[int, int, int, tuple[int, int]]) -> Pixels:
+        """One more try, through a handle that nobody else can break at the same time."""
+        level, x_lv, y_lv, size = place
+        try:
+            with self._lock:
+                if self._reader is failed:
+                    self._reader = failed.reopened()  # the old one is closed with its last read
+            own = failed.reopened()
+            try:
+                return own.read(level, x_lv, y_lv, size)
+            finally:
+                own.close()
+        except (NotRead, BadInput) as error:
+            x_l0 = round(x_lv * self.levels[level].downsample_x)
+            y_l0 = round(y_lv * self.levels[level].downsample_y)
+            raise ReadFailed(
                 f"{self.path.name} could not be read near x={x_l0}, y={y_l0} ({error}). The file "
                 "may be truncated or damaged: compare its size with the original and copy it again."
             ) from error
-        return self._srgb(_on_white(np.asarray(rgba)))
 
-    def _own_handle(self) -> openslide.OpenSlide:
-        handle = getattr(self._local, "handle", None)
-        if handle is None:
-            handle = self._local.handle = _opened(self.path)
-            handle.set_cache(self._cache)
-            with self._lock:
-                self._handles.append(handle)
-        return handle
+    @functools.cached_property
+    def _rendering(self) -> Rendering:
+        layer = self.levels[-1]
+        width, height = min(SAMPLE_SIDE, layer.width), min(SAMPLE_SIDE, layer.height)
+        lefts = np.linspace(0, layer.width - width, SAMPLES).astype(int)
+        tops = np.linspace(0, layer.height - height, SAMPLES).astype(int)
+        places = {(int(x), int(y)) for x in lefts for y in tops}
+        squares = [
+            self.read(
+                layer.index,
+                round(x * layer.downsample_x),
+                round(y * layer.downsample_y),
+                (width, height),
+            )[::2, ::2]
+            for x, y in sorted(places)
+        ]
+        sample = np.concatenate([one.reshape(-1, one.shape[2]) for one in squares])
+        return Rendering(self._reader.channels, sample)
 
-    def _srgb(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if not hasattr(self._local, "to_srgb"):
-            self._local.to_srgb = _colour_transform(self._own_handle())
-        transform = self._local.to_srgb
-        if transform is None:
-            return rgb
-        return np.asarray(ImageCms.applyTransform(Image.fromarray(rgb), transform))
+
+def _level(index: int, full: Size, size: Size) -> Level:
+    across, down = full[0] / size[0], full[1] / size[1]
+    whole = round((across + down) / 2)
+    if all(abs(side / whole - own) <= 1 for side, own in zip(full, size, strict=True)):
+        across = down = float(whole)
+    return Level(index, *size, across, down)
 
 
 def open_slide(path: Path, *, mpp: float | None = None) -> Slide:
@@ -125,21 +188,6 @@ def cell_pixel_size(slide: Slide) -> tuple[float, float]:
     return slide.mpp
 
 
-def _opened(path: Path) -> openslide.OpenSlide:
-    try:
-        return openslide.OpenSlide(path)
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        raise BadInput(
-            f"{path.name} is not a slide that OpenSlide can read. Supported: SVS, NDPI, MRXS, SCN, "
-            "DICOM, BIF, and tiled (pyramidal) TIFF; export it again as one of these."
-        ) from error
-    except openslide.OpenSlideError as error:
-        raise BadInput(
-            f"{path.name} cannot be opened ({error}). The file may be truncated or damaged: "
-            "compare its size with the original and copy it again."
-        ) from error
-
-
 def _pixel_size(
     properties: Mapping[str, str], vendor: str, objective: float | None, given: float | None
 ) -> tuple[tuple[float, float] | None, str]:
@@ -151,8 +199,8 @@ def _pixel_size(
     x = _positive(properties.get(openslide.PROPERTY_NAME_MPP_X))
     y = _positive(properties.get(openslide.PROPERTY_NAME_MPP_Y))
     if x is not None or y is not None:
-        source = "TIFF tags" if vendor == "generic-tiff" else "metadata"
-        return (x or y or 0.0, y or x or 0.0), source
+        sources = {"generic-tiff": "TIFF tags", "ome-tiff": "OME"}
+        return (x or y or 0.0, y or x or 0.0), sources.get(vendor, "metadata")
     tags = _tag_pixel_size(properties)
     if tags is not None:
         return tags, "TIFF tags"
@@ -192,28 +240,3 @@ def _bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
     except (KeyError, ValueError):
         return None
     return x, y, width, height
-
-
-def _on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    alpha = rgba[..., 3]
-    if (alpha == 255).all():
-        return np.ascontiguousarray(rgba[..., :3])
-    weight = alpha[..., None].astype(np.uint16)
-    mixed = (rgba[..., :3] * weight + 255 * (255 - weight) + 127) // 255
-    return mixed.astype(np.uint8)
-
-
-def _colour_transform(handle: openslide.OpenSlide) -> Any | None:
-    """ICC transform to sRGB, or None where there is no profile, it is sRGB, or it is broken."""
-    profile = handle.color_profile
-    if profile is None:
-        return None
-    try:
-        if "srgb" in ImageCms.getProfileDescription(profile).lower():
-            return None
-        intent = ImageCms.Intent(ImageCms.getDefaultIntent(profile))
-        return ImageCms.buildTransform(
-            profile, ImageCms.createProfile("sRGB"), "RGB", "RGB", intent
-        )
-    except ImageCms.PyCMSError:
-        return None  # a damaged profile says nothing about the pixels, which are still good

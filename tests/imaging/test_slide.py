@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.imaging.contract import BadInput, TissueRequest
+from jobs.imaging.contract import BadInput
 from jobs.imaging.network import Network
-from jobs.imaging.pipeline import find_tissue
 from jobs.imaging.probing import probe_slide
 from jobs.imaging.slide import cell_pixel_size, open_slide
-from tests.imaging.slides import Pixels, run_cells, silent, write_levels
+from tests.imaging.slides import Pixels, run_cells, write_levels
 
 
 @pytest.fixture
@@ -83,31 +82,9 @@ def test_the_job_refuses_before_it_loads_a_model(grey, tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, this is text" * 99], ids=["empty", "text"])
-def test_a_file_that_is_no_slide_is_refused_with_a_sentence(tmp_path: Path, content) -> None:
-    path = tmp_path / "renamed.svs"
-    path.write_bytes(content)
-    for look in (open_slide, lambda one: probe_slide(one, 30)):
-        with pytest.raises(BadInput, match="is not a slide that OpenSlide can read"):
-            look(path)
-
-
 def test_a_missing_slide_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"There is no slide gone\.svs"):
         open_slide(tmp_path / "gone.svs")
-
-
-@pytest.mark.parametrize("part", [0.3, 0.9])
-def test_a_truncated_slide_ends_in_a_sentence_and_no_files(
-    cmu: Path, tmp_path: Path, part: float
-) -> None:
-    path = tmp_path / "cut.svs"
-    content = cmu.read_bytes()
-    path.write_bytes(content[: int(part * len(content))])
-    request = TissueRequest(path, tmp_path / "out", "J", "K")
-    with pytest.raises(BadInput, match=r"cut\.svs"):
-        find_tissue(request, report=silent)
-    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_bad_mpp_in_the_request_is_refused(cmu: Path, tmp_path: Path) -> None:
