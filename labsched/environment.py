@@ -139,16 +139,21 @@ def storages(env: environ.Env, data: Path, *, debug: bool) -> dict[str, Any]:
         "OPTIONS": {"location": str(data)},
     }
     if url := env("STORAGE_URL", default=""):
-        artifacts = {"BACKEND": "labsched.s3.RangedS3Storage", "OPTIONS": s3_options(str(url))}
+        options = s3_options("STORAGE_URL", str(url))
+        artifacts = {"BACKEND": "labsched.s3.RangedS3Storage", "OPTIONS": options}
     return {"default": artifacts, "staticfiles": {"BACKEND": static}}
 
 
-def s3_options(url: str) -> dict[str, str]:
+def slides_bucket(env: environ.Env) -> dict[str, str] | None:
+    """Where SLIDES_URL=s3://bucket/prefix has slides; None where it is not set."""
+    url = env("SLIDES_URL", default="")
+    return s3_options("SLIDES_URL", str(url)) if url else None
+
+
+def s3_options(name: str, url: str) -> dict[str, str]:
     """Bucket and prefix of `s3://bucket/prefix`; keys and endpoint come from AWS's own variables."""
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:
-        raise ImproperlyConfigured(
-            f"STORAGE_URL is {url!r}: give s3://bucket or s3://bucket/prefix."
-        )
+        raise ImproperlyConfigured(f"{name} is {url!r}: give s3://bucket or s3://bucket/prefix.")
     return {"bucket_name": bucket, "location": prefix.strip("/")}

@@ -95,6 +95,7 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response | None:
     # late: their modules read the settings that name this one
     from rest_framework.views import exception_handler
 
+    from jobs.slides.bucket import SlideAway
     from tenants.api import NOTHING_HERE
 
     if isinstance(error, Http404):
@@ -103,6 +104,8 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response | None:
         error = ParseError("This request can not be read: check its address and headers.")
     elif isinstance(error, OperationalError):
         return _database_away(error)
+    elif isinstance(error, SlideAway):
+        return _slide_away(error)
     return exception_handler(error, context)
 
 
@@ -112,6 +115,16 @@ def _database_away(error: OperationalError) -> Response:
         {"detail": "The database does not answer just now: try again in a moment."},
         status=status.HTTP_503_SERVICE_UNAVAILABLE,
         headers={"Retry-After": "2"},
+    )
+
+
+def _slide_away(error: Exception) -> Response:
+    """A slide in the bucket that is not here yet, or a bucket that does not answer."""
+    retry_s = getattr(error, "retry_s", 30)  # None: it is not being fetched
+    return Response(
+        {"detail": str(error)},
+        status=status.HTTP_503_SERVICE_UNAVAILABLE,
+        headers={"Retry-After": str(retry_s)} if retry_s else {},
     )
 
 

@@ -46,6 +46,7 @@ WORKER_TTL_S = bounded_float(env, "WORKER_TTL_S", 15, low=2)
 WITHDRAW_S = bounded_float(env, "WITHDRAW_S", 30, low=1)
 CANCEL_GRACE_S = bounded_float(env, "CANCEL_GRACE_S", 10, low=0.5)
 SPREAD_SHARDS = bounded_int(env, "SPREAD_SHARDS", 4, low=0, high=1000)
+BLOCK_RETENTION_DAYS = bounded_float(env, "BLOCK_RETENTION_DAYS", 7, low=0, high=3650)
 
 # --- bounds (R11) ------------------------------------------------------------------------
 RATE_LIMIT_PER_S = bounded_float(env, "RATE_LIMIT_PER_S", 200, low=0, high=100_000)
@@ -155,6 +156,8 @@ STATIC_ROOT = LABSCHED_DATA / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 MEDIA_ROOT = LABSCHED_DATA  # artifact names begin with "results/"
 STORAGES = environment.storages(env, LABSCHED_DATA, debug=DEBUG)
+SLIDES_BUCKET = environment.slides_bucket(env)
+SLIDE_CACHE_GB = bounded_float(env, "SLIDE_CACHE_GB", 100, low=0)
 
 # --- REST --------------------------------------------------------------------------------
 REST_FRAMEWORK = {

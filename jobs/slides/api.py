@@ -120,7 +120,7 @@ class SlideViewSet(TenantViewSet):
         """What `make` draws of the slide, with validators that change with its file."""
         slide = self.get_object()
         try:
-            version = catalogue.version_of(catalogue.file_key(catalogue.file_of(slide)))
+            version = catalogue.version_of(catalogue.key_of(slide))
             etag = f'"{version}-{deepzoom.JPEG_QUALITY}"'
             if etag in self.request.headers.get("If-None-Match", ""):
                 return self._cached(HttpResponse(status=304), etag, version)

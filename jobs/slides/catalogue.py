@@ -19,6 +19,9 @@ from jobs.imaging.contract import BadInput
 from jobs.imaging.probing import SlideFacts, probe_slide
 from jobs.models import Slide
 from jobs.slides import roots
+from jobs.slides.bucket import SlideAway
+from jobs.slides.roots import FileKey
+from jobs.slides.staging import Held, NotStaged
 from tenants.models import Tenant
 
 SUFFIXES = (
@@ -29,7 +32,6 @@ LIST_PROBES_S = 1.5
 """Seconds that one page of a list may spend on opening slides nobody opened before."""
 KEPT_FACTS = 10_000
 
-FileKey = tuple[str, int, int]  # path, modification time in ns, bytes
 Known = SlideFacts | str  # a sentence where the slide can not be opened
 
 
@@ -101,18 +103,17 @@ def probe_some(slides: Iterable[Slide]) -> None:
             return
         try:
             facts_of(slide)
-        except (Unreadable, NoSlide):
+        except (Unreadable, NoSlide, NotStaged):
             continue
 
 
 def facts_of(slide: Slide) -> SlideFacts:
-    """What the file says of itself, asked once a file. Raises NoSlide or Unreadable."""
-    file = file_of(slide)
-    key = file_key(file)
+    """What the file says of itself, asked once a file. Raises NoSlide, Unreadable or SlideAway."""
+    key = key_of(slide)
     with _lock:
         known = _facts.get(key)
     if known is None:
-        with _probing:
+        with _probing, file_of(slide) as file:
             known = _facts.get(key) or _probe(file)
         with _lock:
             _facts[key] = known
@@ -125,18 +126,23 @@ def facts_of(slide: Slide) -> SlideFacts:
     return known
 
 
-def file_of(slide: Slide) -> Path:
-    """The file behind `slide`, checked again now. Raises NoSlide when it is gone."""
+def file_of(slide: Slide, *, fetch: bool = False) -> Held:
+    """The file behind `slide`, checked again now. Raises NoSlide when it is gone, or SlideAway.
+
+    fetch    of the bucket: begin to fetch what is not on this machine
+    """
     try:
-        return roots.real_path(slide)
+        return roots.opened(slide, fetch=fetch)
     except roots.BadPath as error:
         raise NoSlide(slide.uuid) from error
 
 
-def file_key(file: Path) -> FileKey:
-    """What changes when the file does."""
-    stat = file.stat()
-    return str(file), stat.st_mtime_ns, stat.st_size
+def key_of(slide: Slide) -> FileKey:
+    """What changes when the file behind `slide` does. Raises NoSlide or SlideAway."""
+    try:
+        return roots.key_of(slide)
+    except roots.BadPath as error:
+        raise NoSlide(slide.uuid) from error
 
 
 def version_of(key: FileKey) -> str:
@@ -184,15 +190,12 @@ def _modified(key: FileKey) -> dt.datetime:
 def shape(slide: Slide, *, probe: bool = False) -> dict[str, Any]:
     """The public shape of a slide; `probe` opens it when nobody did yet."""
     try:
-        key = file_key(file_of(slide))
+        key = key_of(slide)
+        known = _looked(slide, key) if probe else _facts.get(key)
     except NoSlide:
         return _shape(slide, None, "The file is no longer there: put it back, or choose another.")
-    known = _facts.get(key)
-    if probe:
-        try:
-            known = facts_of(slide)  # stores them, too
-        except Unreadable as error:
-            known = str(error)
+    except SlideAway as error:
+        return _shape(slide, None, str(error))
     if known is None and slide.pk is not None and _stored(slide, key):
         return _shape(slide, key, slide.error)
     if known is None or isinstance(known, str):
@@ -208,6 +211,16 @@ def shape(slide: Slide, *, probe: bool = False) -> dict[str, Any]:
         "mpp_source": known.mpp_source,
         "bounds": list(known.bounds) if known.bounds else None,
     }
+
+
+def _looked(slide: Slide, key: FileKey) -> Known | None:
+    """What is known of the slide after a look at it; None where it is not on this machine."""
+    try:
+        return facts_of(slide)  # stores them, too
+    except Unreadable as error:
+        return str(error)
+    except NotStaged:
+        return _facts.get(key)
 
 
 def _shape(slide: Slide, key: FileKey | None, error: str) -> dict[str, Any]:

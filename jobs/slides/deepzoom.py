@@ -16,7 +16,9 @@ from jobs.imaging.slide import Slide as OpenSlide
 from jobs.imaging.slide import open_slide
 from jobs.models import Slide
 from jobs.slides import catalogue
-from jobs.slides.catalogue import FileKey, Unreadable
+from jobs.slides.catalogue import Unreadable
+from jobs.slides.roots import FileKey
+from jobs.slides.staging import Held
 
 TILE_SIZE = 254  # with an overlap of 1 on both sides: 256, a power of two
 OVERLAP = 1
@@ -32,10 +34,11 @@ class NoTile(LookupError):
 
 
 class Zoomed:
-    """An open slide and its tile generator."""
+    """An open slide, its tile generator, and what keeps its file where it is."""
 
-    def __init__(self, slide: OpenSlide) -> None:
+    def __init__(self, slide: OpenSlide, held: Held) -> None:
         self.slide = slide
+        self.held = held
         slide.handle.set_cache(_cache())
         self.generator = DeepZoomGenerator(
             slide.handle, tile_size=TILE_SIZE, overlap=OVERLAP, limit_bounds=True
@@ -74,16 +77,20 @@ def _transform(profile: Any) -> Any:
         return None  # a damaged profile says nothing about the pixels
 
 
-def zoomed(slide: Slide) -> tuple[FileKey, Zoomed]:
-    """The open slide. Raises NoSlide or Unreadable."""
-    key = catalogue.file_key(catalogue.file_of(slide))
+def zoomed(slide: Slide, *, fetch: bool = True) -> tuple[FileKey, Zoomed]:
+    """The open slide. Raises NoSlide, Unreadable or SlideAway.
+
+    fetch    begin to fetch it from the bucket where it is not on this machine
+    """
+    key = catalogue.key_of(slide)
     with _lock:
         if key in _open:
             _open.move_to_end(key)
             return key, _open[key]
+    held = catalogue.file_of(slide, fetch=fetch)
     catalogue.facts_of(slide)  # a child process opens it first
     try:
-        made = Zoomed(open_slide(catalogue.file_of(slide)))
+        made = Zoomed(open_slide(held.path), held)
     except (BadInput, openslide.OpenSlideError) as error:
         raise Unreadable(str(error)) from error
     with _lock:
@@ -114,8 +121,11 @@ def tile(slide: Slide, level: int, address: tuple[int, int]) -> bytes:
 
 
 def thumbnail(slide: Slide, size: int) -> bytes:
-    """The slide, at most `size` pixels wide and high, as JPEG. Raises NoSlide or Unreadable."""
-    key, source = zoomed(slide)
+    """The slide, at most `size` pixels wide and high, as JPEG. Raises as `zoomed` does.
+
+    A list shows a page of these: none of them fetches a slide.
+    """
+    key, source = zoomed(slide, fetch=False)
     handle = source.slide.handle
     x, y, width, height = source.slide.bounds or (0, 0, *handle.dimensions)
     shrink = max(width / size, height / size, 1.0)

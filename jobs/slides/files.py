@@ -43,11 +43,16 @@ def _regular(folder: Path) -> Iterator[Path]:
 def _named_in(key_file: Path) -> Iterator[Path]:
     """The files beside a Hamamatsu key file that its lines `name=file` name."""
     with key_file.open("rb") as stream:
-        text = stream.read(KEY_FILE_BYTES).decode(errors="replace")
-    for line in text.splitlines():
+        names = names_in(stream.read(KEY_FILE_BYTES))
+    yield from (key_file.parent / name for name in names if (key_file.parent / name).is_file())
+
+
+def names_in(key_file: bytes) -> Iterator[str]:
+    """The names of files that a Hamamatsu key file gives."""
+    for line in key_file.decode(errors="replace").splitlines():
         name = line.partition("=")[2].strip()
-        if name and "/" not in name and "\0" not in name and (key_file.parent / name).is_file():
-            yield key_file.parent / name
+        if name and "/" not in name and "\0" not in name:
+            yield name
 
 
 def _of_series(folder: Path, series: str, beat: Beat) -> Iterator[Path]:
@@ -75,9 +80,17 @@ def series_of(file: Path) -> str | None:
     """The SeriesInstanceUID of a DICOM file; None where it is none, or is damaged."""
     try:
         with file.open("rb") as stream:
-            stream.seek(MAGIC_AT)
-            return _series(stream) if stream.read(len(MAGIC)) == MAGIC else None
-    except (struct.error, ValueError, OSError):
+            return series_in(stream)
+    except OSError:
+        return None
+
+
+def series_in(stream: BinaryIO) -> str | None:
+    """The same of its bytes, of which the first 64 KiB are enough."""
+    try:
+        stream.seek(MAGIC_AT)
+        return _series(stream) if stream.read(len(MAGIC)) == MAGIC else None
+    except (struct.error, ValueError):
         return None
 
 

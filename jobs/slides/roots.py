@@ -10,19 +10,25 @@ import os
 import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from django.conf import settings
 
 from jobs.models import Slide
+from jobs.slides import bucket, staging
+from jobs.slides.files import Beat
+from jobs.slides.staging import Held
 from tenants.models import Tenant
 
 SHARED = "shared"
+BUCKET = "s3"
 BATCH = 500
 NAMESPACE = uuid.UUID("5b0d4a52-6f0a-5b3e-9d0f-0c6d1a7c2f11")
 
 Place = tuple[str, str]
 """Name of a root and a path relative to it."""
+FileKey = tuple[str, int, int]
+"""What changes when a file does: its place, modification time in ns, bytes."""
 
 
 class BadPath(ValueError):
@@ -46,7 +52,7 @@ def roots_of(tenant: Tenant) -> Mapping[str, Path]:
 
 
 def locate(tenant: Tenant, image_path: str) -> Place:
-    """Where a readable slide is. Raises BadPath."""
+    """Where a readable slide is: in a folder, else in the bucket. Raises BadPath or SlideAway."""
     if not image_path or "\0" in image_path or len(image_path) > 1000:
         raise BadPath(image_path)
     if ".." in Path(image_path).parts:
@@ -54,7 +60,16 @@ def locate(tenant: Tenant, image_path: str) -> Place:
     for name, root in roots_of(tenant).items():
         if (found := _inside(root, image_path)) is not None:
             return name, found.as_posix()
-    raise BadPath(image_path)
+    return BUCKET, _in_bucket(PurePosixPath(image_path).as_posix()).path
+
+
+def _in_bucket(path: str) -> bucket.Stored:
+    if not bucket.is_configured():
+        raise BadPath(path)
+    try:
+        return bucket.find(path)
+    except bucket.Gone:
+        raise BadPath(path) from None
 
 
 def _inside(root: Path, image_path: str) -> Path | None:
@@ -87,7 +102,7 @@ def by_id(tenant: Tenant, wanted: uuid.UUID) -> Slide | None:
 
 
 def files_of(tenant: Tenant) -> Iterator[Place]:
-    """Every file that the tenant may read."""
+    """Every file that the tenant may read. Raises SlideAway behind those of the folders."""
     for name, root in roots_of(tenant).items():
         for folder, folders, files in os.walk(root):
             folders.sort()
@@ -95,6 +110,10 @@ def files_of(tenant: Tenant) -> Iterator[Place]:
                 path = (Path(folder) / file).relative_to(root).as_posix()
                 if not file.startswith(".") and _inside(root, path) is not None:
                     yield name, path
+    if bucket.is_configured():
+        for path in bucket.listed():
+            if not PurePosixPath(path).name.startswith("."):
+                yield BUCKET, path
 
 
 def rows_of(tenant: Tenant, places: Iterable[Place]) -> dict[Place, Slide]:
@@ -123,8 +142,57 @@ def _known(tenant: Tenant, places: list[Place]) -> dict[Place, Slide]:
     return {place: known[place] for place in places if place in known}
 
 
-def real_path(slide: Slide) -> Path:
-    """The file behind `slide`, checked again now. Raises BadPath."""
+_in_work: dict[str, Held] = {}
+"""The slide of the bucket that this process works on: it stays until the next one."""
+
+
+def real_path(slide: Slide, *, beat: Beat = lambda: None) -> Path:
+    """The file behind `slide`, checked again now; one of the bucket is fetched, however long it takes.
+
+    beat     called at least twice a second meanwhile; what it raises ends it
+    raises   BadPath; SlideAway where trying again may help
+    """
+    if slide.root != BUCKET:
+        return _local(slide)
+    _in_work.clear()
+    try:
+        _in_work[BUCKET] = held = staging.fetched(_in_bucket(slide.path).path, beat=beat)
+    except bucket.Gone:
+        raise BadPath(slide.path) from None
+    return held.path
+
+
+def opened(slide: Slide, *, fetch: bool = False) -> Held:
+    """The file behind `slide` if it is on this machine; else NotStaged, at once.
+
+    fetch    begin to fetch it, so that it will be
+    raises   BadPath; SlideAway
+    """
+    if slide.root != BUCKET:
+        return Held(_local(slide))
+    try:
+        held = (staging.opened if fetch else staging.at_hand)(_in_bucket(slide.path).path)
+    except bucket.Gone:
+        raise BadPath(slide.path) from None
+    if held is None:
+        raise staging.NotStaged(
+            f"{Path(slide.path).name} is in the slide bucket and was not fetched yet: open it in the "
+            "viewer, or run a job on it."
+        )
+    return held
+
+
+def key_of(slide: Slide) -> FileKey:
+    """What changes when the file behind `slide` does. Raises BadPath or SlideAway."""
+    if slide.root == BUCKET:
+        found = _in_bucket(slide.path)
+        return f"{BUCKET}:{found.path}", found.modified_ns, found.size
+    file = _local(slide)
+    stat = file.stat()
+    return str(file), stat.st_mtime_ns, stat.st_size
+
+
+def _local(slide: Slide) -> Path:
     root = roots_of(slide.tenant).get(slide.root)
     found = _inside(root, slide.path) if root is not None else None
     if root is None or found is None:

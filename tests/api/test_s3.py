@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import environ
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
-from moto.server import ThreadedMotoServer
 
 from jobs import blobs
 from jobs.models import Artifact, Job
@@ -27,23 +25,13 @@ from workflows.models import Workflow
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """An S3 server of its own; its address."""
-    served = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    served.start()
-    host, port = served.get_host_and_port()
-    yield f"http://{host}:{port}"
-    served.stop()
-
-
 @pytest.fixture
 def bucket(
-    server: str, house: Path, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_server: str, house: Path, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     """A bucket that STORAGE_URL names; keys and endpoint are given by AWS's own variables."""
     for name, value in {
-        "AWS_ENDPOINT_URL_S3": server,
+        "AWS_ENDPOINT_URL_S3": s3_server,
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_CONFIG_FILE": str(tmp_path / "none"),

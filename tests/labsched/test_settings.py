@@ -38,6 +38,7 @@ def check(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         ("MAX_WORKERS", "2.5", "MAX_WORKERS is 2.5: give a whole number"),
         ("LEASE_S", "nan", "LEASE_S is nan: it must be at least 1"),
         ("STORAGE_URL", "ftp://x", "STORAGE_URL is 'ftp://x': give s3://bucket"),
+        ("SLIDES_URL", "s3://", "SLIDES_URL is 's3://': give s3://bucket"),
         ("INSTANSEG_MODEL", "/nowhere.pt", "INSTANSEG_MODEL names /nowhere.pt, which is no file"),
     ],
 )

@@ -1,0 +1,369 @@
+"""Slides in a bucket: listed and named like others, fetched once to a bounded folder, by workers at
+once, for the viewer in the background."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import environ
+import pytest
+
+from jobs.models import Job, Slide
+from jobs.running import tasks
+from jobs.scheduling import promotion
+from jobs.slides import bucket as objects
+from jobs.slides import roots, staging
+from jobs.slides.bucket import Gone, SlideAway
+from labsched import environment
+from tests import factories
+from tests.api.conftest import People, by_header
+from tests.synthetic import write_slide
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slide(tmp_path_factory.mktemp("made") / "a.tiff", size=1024, mpp=0.25)
+
+
+@pytest.fixture
+def bucket(
+    s3_server: str, house: Path, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """A bucket that SLIDES_URL names, and an empty cache."""
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": s3_server,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "SLIDES_URL": "s3://archive/of/lab",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings.SLIDES_BUCKET = environment.slides_bucket(environ.Env())
+    settings.LABSCHED_CACHE = tmp_path / "cache"
+    monkeypatch.setattr("jobs.slides.bucket.FRESH_S", 0.0)
+    monkeypatch.setattr("jobs.slides.staging.LEFT_FREE", 0)
+    objects.forget()
+    made = boto3.resource("s3", region_name="us-east-1").create_bucket(Bucket="archive")
+    yield made
+    made.objects.all().delete()
+    made.delete()
+    objects.forget()
+
+
+def put(bucket: Any, path: str, content: bytes) -> None:
+    bucket.put_object(Key=f"of/lab/{path}", Body=content)
+
+
+@pytest.fixture
+def stored(bucket: Any, made: Path) -> Any:
+    """The bucket with a slide at `deep/a.tiff`."""
+    put(bucket, "deep/a.tiff", made.read_bytes())
+    return bucket
+
+
+def silent() -> None:
+    """Nobody listens."""
+
+
+def fetched(path: str) -> staging.Held:
+    return staging.fetched(path, beat=silent)
+
+
+def staged(settings: Any) -> list[str]:
+    """The folders of the cache, by the bytes that their names tell."""
+    folder = settings.LABSCHED_CACHE / "slides-staged"
+    return sorted(each.name.partition("-")[2] for each in folder.iterdir() if each.is_dir())
+
+
+def requests_of(operation: str) -> list[str]:
+    """The paths of requests that are made from now on."""
+    made: list[str] = []
+    events = objects._client().meta.events
+    events.register(
+        f"before-send.s3.{operation}", lambda request, **_: made.append(request.url.split("?")[0])
+    )
+    return made
+
+
+# --- what there is ------------------------------------------------------------------------
+
+
+def test_they_are_listed_beside_the_others(stored: Any, house: Path, made: Path) -> None:
+    shutil.copy(made, house / "slides" / "b.tiff")
+    put(stored, "notes.txt", b"no slide")
+    put(stored, "deep/", b"")  # how consoles make folders
+    stored.put_object(Key="elsewhere.tiff", Body=b"outside the prefix")
+    rows = by_header("new").get("/api/slides").json()["results"]
+    assert [(row["root"], row["image_path"]) for row in rows] == [
+        ("s3", "deep/a.tiff"),
+        ("shared", "b.tiff"),
+    ]
+    assert (rows[0]["size"], rows[0]["error"]) == (made.stat().st_size, "")
+    assert rows[0]["width"] is None  # nobody has looked inside yet
+
+
+@pytest.mark.parametrize(
+    "path", ["deep/b.tiff", "../../elsewhere.tiff", "/of/lab/deep/a.tiff", "deep", "deep/"]
+)
+def test_what_is_no_object_of_the_prefix_is_refused_like_every_other_path(
+    stored: Any, path: str
+) -> None:
+    stored.put_object(Key="elsewhere.tiff", Body=b"outside the prefix")
+    job = {"job_id": "a", "job_type": "tissue_mask", "image_path": path}
+    answer = by_header("new").post("/api/workflows", {"name": "n", "jobs": [job]})
+    assert answer.status_code == 400
+    assert "is no slide that you may read" in str(answer.json())
+
+
+def test_many_of_one_folder_are_asked_for_together(
+    stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.slides.bucket.FRESH_S", 60.0)
+    heads, lists = requests_of("HeadObject"), requests_of("ListObjectsV2")
+    for number in range(100):
+        with pytest.raises(Gone):
+            objects.find(f"deep/{number}.tiff")
+    assert objects.find("deep/a.tiff").path == "deep/a.tiff"
+    assert (len(heads), len(lists)) == (objects.OFTEN, 1)
+
+
+# --- workers ------------------------------------------------------------------------------
+
+
+def test_a_worker_fetches_a_slide_and_its_result_is_that_of_the_same_bytes(
+    stored: Any, people: People, house: Path, made: Path
+) -> None:
+    shutil.copy(made, house / "slides" / "b.tiff")
+    for path in ("deep/a.tiff", "b.tiff"):
+        factories.capacity()
+        job = {"job_id": "a", "job_type": "tissue_mask", "image_path": path}
+        body = {"name": "n", "jobs": [job]}
+        assert people.client("token").post("/api/workflows", body).status_code == 201
+        for pk, attempt in promotion.promote():
+            tasks.run_job(pk, attempt)
+    first, second = Job.objects.for_tenant(people.lab).order_by("id")
+    assert (first.status.public, first.error) == ("SUCCEEDED", "")
+    assert (second.status.public, second.reason) == ("SUCCEEDED", "reused")
+    assert Slide.objects.for_tenant(people.lab).get(path="deep/a.tiff").root == "s3"
+
+
+def test_two_at_once_fetch_once(stored: Any, made: Path) -> None:
+    gets = requests_of("GetObject")
+    held: list[staging.Held] = []
+    threads = [
+        threading.Thread(target=lambda: held.append(fetched("deep/a.tiff"))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each.path.read_bytes() for each in held] == [made.read_bytes()] * 2
+    assert len(gets) == 1
+
+
+def test_a_beat_that_raises_ends_the_download_and_leaves_nothing(
+    bucket: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.slides.bucket.BEAT_S", 0.001)
+    put(bucket, "large.svs", bytes(40 << 20))
+
+    class StoppedError(Exception):
+        pass
+
+    def stop() -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        staging.fetched("large.svs", beat=stop)
+    assert staged(settings) == []
+    assert fetched("large.svs").path.stat().st_size == 40 << 20
+
+
+def test_what_a_killed_process_left_is_filled_by_the_next(stored: Any, made: Path) -> None:
+    parts = [objects.find("deep/a.tiff")]
+    folder = staging._folder_of(parts)
+    partial = folder.with_name(folder.name + staging.PARTIAL)
+    staging._claim(folder, partial, parts)
+    assert fetched("deep/a.tiff").path.read_bytes() == made.read_bytes()
+    shutil.rmtree(folder)
+    (partial / "files").mkdir(parents=True)  # killed before there was a lock
+    assert fetched("deep/a.tiff").path.read_bytes() == made.read_bytes()
+
+
+def test_another_version_is_another_file(stored: Any) -> None:
+    first = fetched("deep/a.tiff")
+    put(stored, "deep/a.tiff", b"others")
+    second = fetched("deep/a.tiff")
+    assert second.path != first.path
+    assert second.path.read_bytes() == b"others"
+    assert first.path.is_file()
+
+
+def test_an_object_that_changes_meanwhile_is_told(stored: Any, tmp_path: Path) -> None:
+    before = objects.find("deep/a.tiff")
+    put(stored, "deep/a.tiff", b"others")
+    with pytest.raises(SlideAway, match="changed while it was fetched"):
+        objects.fetch(before, tmp_path / "a.tiff", beat=silent)
+
+
+# --- room ---------------------------------------------------------------------------------
+
+
+def test_what_was_used_longest_ago_makes_room_and_what_is_in_use_stays(
+    bucket: Any, settings: Any
+) -> None:
+    settings.SLIDE_CACHE_GB = 100e-9
+    for name, size in {"a": 40, "b": 41, "c": 42, "d": 43, "e": 101}.items():
+        put(bucket, f"{name}.svs", bytes(size))
+    first = fetched("a.svs")
+    fetched("b.svs").release()
+    fetched("c.svs").release()
+    assert staged(settings) == ["40", "42"]
+    second = fetched("d.svs")
+    assert staged(settings) == ["40", "43"]
+    with pytest.raises(SlideAway, match=r"no room for c\.svs"):
+        fetched("c.svs")
+    with pytest.raises(SlideAway, match="raise SLIDE_CACHE_GB"):
+        fetched("e.svs")
+    assert first.path.is_file()
+    assert second.path.is_file()
+    second.release()
+    fetched("c.svs")
+    assert staged(settings) == ["40", "42"]
+
+
+def test_a_full_disk_is_a_sentence(
+    stored: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.slides.staging.LEFT_FREE", 1 << 60)
+    with pytest.raises(SlideAway, match="free some of the disk"):
+        fetched("deep/a.tiff")
+    assert staged(settings) == []
+
+
+# --- slides of several files --------------------------------------------------------------
+
+
+def dicom(series: str) -> bytes:
+    """The smallest file of a series."""
+    elements = [(2, 0x0010, b"1.2.840.10008.1.2.1\0"), (0x20, 0x0E, series.encode())]
+    packed = [struct.pack("<HH2sH", *tag, b"UI", len(text)) + text for *tag, text in elements]
+    return bytes(128) + b"DICM" + b"".join(packed)
+
+
+@pytest.mark.parametrize(
+    ("objects_", "main", "expected"),
+    [
+        (
+            {"x/a.mrxs": b"", "x/a/Index.dat": b"1", "x/a/deep/no": b"", "x/b/Index.dat": b""},
+            "x/a.mrxs",
+            ["a/Index.dat", "a.mrxs"],
+        ),
+        (
+            {"x/a.vms": b"[V]\nImageFile=1.jpg\nMapFile=../m.jpg\n", "x/1.jpg": b"1", "m.jpg": b""},
+            "x/a.vms",
+            ["1.jpg", "a.vms"],
+        ),
+        (
+            {"x/1.dcm": dicom("1.22"), "x/2": dicom("1.22"), "x/3.dcm": dicom("1.24")},
+            "x/1.dcm",
+            ["1.dcm", "2"],
+        ),
+    ],
+    ids=["mirax", "hamamatsu", "dicom"],
+)
+def test_what_belongs_to_a_slide_is_fetched_with_it(
+    bucket: Any, objects_: dict[str, bytes], main: str, expected: list[str]
+) -> None:
+    for path, content in objects_.items():
+        put(bucket, path, content)
+    with fetched(main) as path:
+        found = sorted(each for each in path.parent.rglob("*") if each.is_file())
+        assert [each.relative_to(path.parent).as_posix() for each in found] == expected
+        assert all(
+            each.read_bytes() == objects_[f"x/{name}"]
+            for each, name in zip(found, expected, strict=True)
+        )
+
+
+# --- the viewer ---------------------------------------------------------------------------
+
+
+def test_the_viewer_waits_for_a_slide_and_a_list_fetches_none(stored: Any, settings: Any) -> None:
+    client = by_header("new")
+    (slide,) = client.get("/api/slides").json()["results"]
+    picture = client.get(slide["thumbnail"])
+    assert (picture.status_code, "Retry-After" in picture.headers) == (503, False)
+    assert "was not fetched yet" in picture.json()["detail"]
+    assert client.get(f"/api/slides/{slide['id']}").json()["width"] is None
+    assert not (settings.LABSCHED_CACHE / "slides-staged").exists()
+    first = client.get(slide["dzi"])
+    assert (first.status_code, first.headers["Retry-After"]) == (503, "5")
+    assert "is being fetched" in first.json()["detail"]
+    deadline = time.monotonic() + 30
+    while (answer := client.get(slide["dzi"])).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert answer.status_code == 200
+    assert client.get(slide["thumbnail"]).status_code == 200
+    seen = client.get(f"/api/slides/{slide['id']}").json()
+    assert (seen["width"], seen["dzi"]) == (1024, slide["dzi"])
+
+
+def test_a_slide_that_left_the_bucket_is_gone(stored: Any, people: People) -> None:
+    client = people.client("token")
+    (slide,) = client.get("/api/slides").json()["results"]
+    client.get(f"/api/slides/{slide['id']}")
+    row = Slide.objects.for_tenant(people.lab).get()
+    stored.objects.all().delete()
+    assert client.get(slide["dzi"]).status_code == 404
+    assert "no longer there" in client.get(f"/api/slides/{slide['id']}").json()["error"]
+    with pytest.raises(roots.BadPath):
+        roots.real_path(row)
+
+
+# --- no answer ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def away(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens where the bucket was."""
+    objects.forget()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+
+def test_a_bucket_that_does_not_answer_is_told_and_stops_no_other_slide(
+    away: None, people: People, house: Path, made: Path
+) -> None:
+    client = people.client("token")
+    listing = client.get("/api/slides")
+    assert (listing.status_code, listing.headers["Retry-After"]) == (503, "30")
+    assert "bucket did not answer" in listing.json()["detail"]
+    shutil.copy(made, house / "slides" / "b.tiff")
+    for path, status in (("b.tiff", 201), ("c.tiff", 503)):
+        job = {"job_id": "a", "job_type": "tissue_mask", "image_path": path}
+        answer = client.post("/api/workflows", {"name": "n", "jobs": [job]})
+        assert answer.status_code == status
+
+
+def test_a_job_tries_again_when_the_bucket_does_not_answer(away: None, people: People) -> None:
+    factories.capacity()
+    place = ("s3", "a.tiff")
+    row = roots.rows_of(people.lab, [place])[place]
+    flow = factories.workflow(
+        people.lab, [factories.job("a", job_type="tissue_mask", slide_id=str(row.uuid))]
+    )
+    for pk, attempt in promotion.promote():
+        tasks.run_job(pk, attempt)
+    job = factories.jobs_of(flow)["a"]
+    assert job.status.name == "RETRY_WAIT"
+    assert "bucket did not answer" in job.error
