@@ -27,9 +27,10 @@ WORTH_S = 10.0  # a job that is nearly done needs no help: a helper has to open 
 AGAIN_S = 10.0  # helpers that come and go all the time do not help
 RESERVED = "cpu"  # the queue that one run slot is kept for (R3)
 
+# "cross": SQLite begins with the leases, which are few
 ANY = f"""
-    SELECT 1 FROM jobs_lease l JOIN jobs_job j ON j.id = l.job_id
-    WHERE l.shard > 0 OR j.state = {JobState.RUNNING:d} AND j.job_type IN ({sql.marks(SPREADS)})
+    SELECT 1 FROM jobs_lease l CROSS JOIN jobs_job j
+    WHERE j.id = l.job_id AND (l.shard > 0 OR j.state = {JobState.RUNNING:d} AND j.job_type IN ({sql.marks(SPREADS)}))
     LIMIT 1
 """
 # newest first
@@ -41,11 +42,10 @@ HELPERS = """
 # as many as hold leases: those that run, whose units of work are known, with enough of them left
 WORTHY = f"""
     SELECT l.job_id, l.tenant_id, l.queue, l.member, j.sequence, l.attempt
-    FROM jobs_lease l JOIN jobs_job j ON j.id = l.job_id
-        JOIN jobs_jobprogress p ON p.job_id = l.job_id AND p.attempt = l.attempt
-        JOIN tenants_tenant t ON t.id = l.tenant_id JOIN jobs_branch b ON b.id = j.branch_id
-    WHERE l.shard = 0 AND l.worker <> '' AND l.expires_at > {{now}}
-        AND j.state = {JobState.RUNNING:d} AND j.attempt = l.attempt
+    FROM jobs_lease l CROSS JOIN jobs_job j JOIN jobs_jobprogress p ON p.job_id = j.id
+        JOIN tenants_tenant t ON t.id = j.tenant_id JOIN jobs_branch b ON b.id = j.branch_id
+    WHERE j.id = l.job_id AND l.shard = 0 AND l.worker <> '' AND l.expires_at > {{now}}
+        AND j.state = {JobState.RUNNING:d} AND j.attempt = l.attempt AND p.attempt = l.attempt
         AND j.cancel_requested_at IS NULL AND NOT t.paused AND NOT b.paused
         AND j.job_type IN ({sql.marks(SPREADS)})
         AND p.tiles_done > 0 AND {{age}} * (p.tiles_total - p.tiles_done) >= %s * p.tiles_done
@@ -57,7 +57,8 @@ READY = f"""
 IN_LINE = f"""
     SELECT 1 FROM tenants_tenant t WHERE t.waiting_since IS NOT NULL AND NOT t.paused
         AND EXISTS (SELECT 1 FROM jobs_job r WHERE r.tenant_id = t.id AND r.queue = %s
-            AND r.state = {JobState.READY:d}) LIMIT 1
+            AND r.state = {JobState.READY:d})
+    ORDER BY t.waiting_since, t.id LIMIT 1
 """
 # one that ends meanwhile waits for this row, and takes with it what is inserted here
 LOCK = f"""

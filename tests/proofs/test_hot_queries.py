@@ -15,9 +15,9 @@ import pytest
 from django.apps import apps
 from django.db import connection, models
 
-from jobs import services
-from jobs.models import Job
-from jobs.scheduling import leases, promotion, slots, sweep
+from jobs import moves, services
+from jobs.models import Job, Lease, Worker
+from jobs.scheduling import leases, promotion, shards, slots, sweep
 from jobs.states import JobState, Reason
 from tenants.models import Tenant
 from tests import factories
@@ -184,6 +184,11 @@ def live(tenant: Tenant) -> dict[str, Callable[[], object]]:
         "promote": promote,
         "start": lambda: bench.start(word()),
         "renew": lambda: leases.renew(*word(), "cpu-0"),
+        "let it be long": lambda: _long(*word()),
+        "send help": lambda: _help(word()),
+        "look for help": lambda: moves.holds_shard(*word(), 1, "cpu-1"),
+        "ask it back": lambda: _ask_back("cpu-1"),
+        "leave": lambda: moves.leave_shard(word()[0], 1, "cpu-1"),
         "succeed": lambda: bench.succeed(word()),
         "promote again": promote,
         "start again": lambda: bench.start(word()),
@@ -199,6 +204,35 @@ def live(tenant: Tenant) -> dict[str, Callable[[], object]]:
     }
 
 
+def _long(job: int, attempt: int) -> None:
+    """It runs for an hour already, and a tenth is done."""
+    bench.write(
+        f"UPDATE jobs_job SET job_type = '{shards.SPREADS[0]}', started_at = "
+        f"{bench.past('started_at')} WHERE id = %s",
+        job,
+    )
+    bench.write(
+        "INSERT INTO jobs_jobprogress (job_id, tenant_id, attempt, phase, progress, tiles_done, "
+        "tiles_total, phases, updated_at) SELECT id, tenant_id, %s, 'segment', 0.1, 1, 10, '[]', "
+        "created_at FROM jobs_job WHERE id = %s",
+        attempt,
+        job,
+    )
+
+
+def _help(word: Word) -> None:
+    ((job, attempt, _, shard),) = shards.settle()
+    assert (job, attempt) == word
+    assert moves.take_shard(job, attempt, shard, "cpu-1")
+
+
+def _ask_back(worker: str) -> None:
+    Worker.objects.filter(name=worker).update(draining=True)
+    shards.settle()
+    assert Lease.objects.across_tenants("test").get(worker=worker).attempt == 0
+    Worker.objects.filter(name=worker).update(draining=False)
+
+
 def _end(flow: Any, reason: Reason) -> None:
     running = [job for job in factories.jobs_of(flow).values() if job.status.active]
     assert running
@@ -208,7 +242,7 @@ def _end(flow: Any, reason: Reason) -> None:
 
 
 # moves of the tests themselves, not of the product
-OURS = {"sleep"}
+OURS = {"sleep", "let it be long"}
 
 
 # --- how the database goes about it ------------------------------------------------------
