@@ -88,7 +88,7 @@ class JobViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantViewSet
         request=None, parameters=[JOB_ID], responses={200: WholeJobSerializer, **REFUSALS}
     )
     def retry(self, request: Request, **kwargs: str) -> Response:
-        """Run a failed or cancelled job again, at the end of its branch."""
+        """Run a failed or cancelled job, or one with gaps, again, at the end of its branch."""
         return self._moved(retrying.retry)
 
     def _moved(self, move: Any) -> Response:
@@ -174,7 +174,7 @@ class JobViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantViewSet
         responses={200: CellWindowSerializer, 400: ErrorSerializer, **REFUSALS},
     )
     def cells(self, request: Request, **kwargs: str) -> Response:
-        """The cells that touch a window of the slide."""
+        """The cells that touch a window of the slide; of a running job those found so far."""
         job = self.get_object()
         box = results.parse_box(request.query_params.get("bbox", ""))
         return Response(results.window(job, box, _whole_number(request, "limit", 5000, MOST_CELLS)))

@@ -1,4 +1,7 @@
-"""What a finished job left: its main file, its result document, its cells. 409 before, 404 without."""
+"""What a finished job left: its main file, its result document, its cells. 409 before, 404 without.
+
+While a job runs, the cells of its finished blocks can be seen (`jobs.provisional`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import orjson
 from rest_framework import status
 from rest_framework.exceptions import APIException, NotFound, ValidationError
 
-from jobs import cells
+from jobs import cells, provisional
 from jobs.downloads import open_stored
 from jobs.models import Artifact, Job
 from jobs.shapes import artifact_shape, job_state
@@ -97,7 +100,10 @@ def _last_fields(artifact: Artifact) -> dict[str, Any]:
 
 
 def window(job: Job, box: cells.Box, most: int) -> dict[str, Any]:
-    """The cells that touch `box`, at most `most`."""
+    """The cells that touch `box`, at most `most`; of a running job those found so far."""
+    rows = provisional.finished(job)
+    if rows is not None:
+        return provisional.window(rows, box, most)
     lines = cell_lines(job)
     index = cells.index_of(lines)
     numbers = index.inside(box, most)
@@ -105,6 +111,7 @@ def window(job: Job, box: cells.Box, most: int) -> dict[str, Any]:
         "cells": cells.read(lines, numbers[:most]),
         "total": len(index),
         "truncated": len(numbers) > most,
+        "provisional": False,
     }
 
 
@@ -135,13 +142,10 @@ def parse_box(text: str) -> cells.Box:
 
 def visualization(job: Job) -> dict[str, Any]:
     """What a viewer needs to show `job` over its slide; null where the job has no such thing."""
-    lines = of_kind(job, "cells_jsonl")
     return {
         "job": job_state(job),
         "slide": catalogue.shape(job.slide, probe=True) if job.slide else None,
-        "bounds": cells.bounds_of(lines) if lines else None,
-        "counts": job.summary,
-        "cells": _layer(job, lines) if lines else None,
+        **_cells_of(job),
         "mask": _url(job, "tissue_mask"),
         "outline": _url(job, "tissue_geojson"),
         "overlay_tiles": _url(job, "overlay"),
@@ -149,9 +153,30 @@ def visualization(job: Job) -> dict[str, Any]:
     }
 
 
-def _layer(job: Job, lines: Artifact) -> dict[str, Any]:
+def _cells_of(job: Job) -> dict[str, Any]:
+    """Bounds, counts and layer of the cells; while the job runs those of what is finished."""
+    rows = provisional.finished(job)
+    if rows is not None:
+        found = provisional.counts(rows)
+        bounds, count = found.pop("bounds"), found["cells"]
+        return {
+            "provisional": True,
+            "bounds": bounds,
+            "counts": found,
+            "cells": {**_layer(job, count), "document": None, "geojson": None},
+        }
+    lines = of_kind(job, "cells_jsonl")
     return {
-        "count": len(cells.index_of(lines)),
+        "provisional": False,
+        "bounds": cells.bounds_of(lines) if lines else None,
+        "counts": job.summary,
+        "cells": _layer(job, len(cells.index_of(lines))) if lines else None,
+    }
+
+
+def _layer(job: Job, count: int) -> dict[str, Any]:
+    return {
+        "count": count,
         "window": f"/api/jobs/{job.uuid}/cells",
         "document": _url(job, "segmentation"),
         "geojson": _url(job, "geojson"),

@@ -1,4 +1,8 @@
-"""The only way out of FAILED and CANCELLED: a retry by hand (R6)."""
+"""The only way out of FAILED and CANCELLED, and of a success with gaps: a retry by hand (R6).
+
+What was finished is not computed again. The artifacts of a success with gaps stay what they are,
+listed and readable, until the retry succeeds and replaces them, also when it fails instead.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from jobs import events
 from jobs.models import Edge, Job, JobProgress
 from jobs.scheduling import lanes
 from jobs.services import StaleTransition
-from jobs.states import JobState, Reason
+from jobs.states import JobState, Reason, may_be_retried
 from tenants.models import Tenant
 
 FRESH = {
@@ -32,18 +36,25 @@ class UpstreamNotDone(StaleTransition):
     """The job can not run: one it depends on ended without success."""
 
 
+class StillNeeded(StaleTransition):
+    """The job's result is in use: one that depends on it has not ended."""
+
+
 def retry(job: Job) -> Job:
     """Put an ended job at its lane's tail with a fresh budget, and what it ended behind it.
 
-    Raises StaleTransition (it is not FAILED or CANCELLED) or UpstreamNotDone.
+    Raises StaleTransition (it neither failed nor was cancelled nor has gaps), UpstreamNotDone or
+    StillNeeded.
     """
     with transaction.atomic():
         events.lock(job.tenant_id)
         job.refresh_from_db()
-        if job.status not in (JobState.FAILED, JobState.CANCELLED):
+        if not may_be_retried(job.status, job.reason):
             raise StaleTransition(
-                f"{job.key} is {job.status.public}: only failed and cancelled jobs are retried."
+                f"{job.key} is {job.status.public}: only failed and cancelled jobs are retried, "
+                "and those whose result has gaps."
             )
+        _refuse_if_needed(job)
         dead = _dead_upstream([job])
         if names := [key for _, key in dead.get(job.pk, [])]:
             raise UpstreamNotDone(
@@ -58,8 +69,22 @@ def retry(job: Job) -> Job:
     return job
 
 
+def _refuse_if_needed(job: Job) -> None:
+    """Raise StillNeeded for a success that a live job was told of: it may be at work on it, and it
+    stands before the tail of the lane, where the retry would go."""
+    below = Job.objects.across_tenants("one locked tenant").live()
+    needed_by = below.filter(edges_up__upstream=job.pk).values_list("key", flat=True)
+    if job.status is JobState.SUCCEEDED and (names := list(needed_by[:5])):
+        raise StillNeeded(
+            f"{', '.join(names)} depends on {job.key} and has not ended: retry {job.key} after "
+            "that, or cancel the other first."
+        )
+
+
 def _ended_by(job: Job) -> list[Job]:
     """The jobs below `job`, those it halted and those below them, that can run again with it."""
+    if job.status is JobState.SUCCEEDED:
+        return []
     ended = Job.objects.across_tenants("one locked tenant").filter(
         state=JobState.CANCELLED.value, reason__in=ENDED_BY_OTHERS
     )

@@ -10,9 +10,7 @@ from urllib.parse import quote
 from jobs import words
 from jobs.models import Artifact, Job
 from jobs.shapes import progress_of, progress_row
-from jobs.states import JobState
-
-RETRIABLE = (JobState.FAILED, JobState.CANCELLED)
+from jobs.states import JobState, may_be_retried
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def row_of(job: Job, *, may_write: bool, waits_for: Iterable[str] = ()) -> JobRo
         slide=job.slide.path if job.slide else "",
         downloads=tuple(each for each in downloads_of(job) if each.in_rows),
         may_cancel=may_write and not job.status.terminal and job.cancel_requested_at is None,
-        may_retry=may_write and job.status in RETRIABLE,
+        may_retry=may_write and may_be_retried(job.status, job.reason),
         has_viewer=job.slide_id is not None,
     )
 

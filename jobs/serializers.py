@@ -112,6 +112,13 @@ class CellSerializer(serializers.Serializer[object]):
     centroid = serializers.ListField(child=serializers.FloatField())
 
 
+class SeenCellSerializer(CellSerializer):
+    """A cell in a window. While the job runs its cells have no numbers yet."""
+
+    cell_id = serializers.IntegerField(allow_null=True)
+    label_id = serializers.IntegerField(allow_null=True)
+
+
 class ResultsSerializer(serializers.Serializer[object]):
     """The published result document, whole or one page of it."""
 
@@ -129,9 +136,10 @@ class ResultsSerializer(serializers.Serializer[object]):
 class CellWindowSerializer(serializers.Serializer[object]):
     """The cells that touch a window."""
 
-    cells = CellSerializer(many=True)
+    cells = SeenCellSerializer(many=True)
     total = serializers.IntegerField(help_text="Cells of the whole job.")
     truncated = serializers.BooleanField(help_text="More cells touch the window than fit.")
+    provisional = serializers.BooleanField(help_text="The job still runs: more may come.")
 
 
 class SlideSerializer(serializers.Serializer[object]):
@@ -177,6 +185,9 @@ class VisualizationSerializer(serializers.Serializer[object]):
         child=serializers.FloatField(),
         allow_null=True,
         help_text="x0, y0, x1, y1 round all cells, level-0 pixels.",
+    )
+    provisional = serializers.BooleanField(
+        help_text="The job still runs: bounds, counts and cells are those so far."
     )
     counts = serializers.DictField()
     cells = LayerSerializer(allow_null=True)

@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from jobs import events, moves, postgres, sql
+from jobs import blocks, events, moves, postgres, sql
 from jobs.models import Artifact, Job, Lease
 from jobs.moves import StaleTransition as StaleTransition  # the exception of these services
 from jobs.moves import Standing
@@ -71,12 +71,17 @@ def succeed(
     reason: str = "",
     result_key: str = "",
 ) -> bool:
-    """RUNNING → SUCCEEDED with its artifacts. False when fenced or cancelled: publish nothing."""
+    """RUNNING → SUCCEEDED with its artifacts, in place of those of an earlier success with gaps.
+
+    False when fenced or cancelled: publish nothing.
+    """
     move = postgres.succeed if sql.is_postgres() else _succeed
     with transaction.atomic() if artifacts else contextlib.nullcontext():
         done = move(job_pk, attempt, summary, reason, result_key)
         if done is None:
             return False
+        if artifacts:
+            _replace_work(job_pk, attempt, reason)
         rows = [
             Artifact(tenant_id=done.tenant_id, job_id=job_pk, attempt=attempt, **vars(artifact))
             for artifact in artifacts
@@ -84,6 +89,14 @@ def succeed(
         Artifact.objects.bulk_create(rows)
         events.after_commit(done.tenant_id, [done.over] if done.over else (), work_may_start=True)
     return True
+
+
+def _replace_work(job_pk: int, attempt: int, reason: str) -> None:
+    """Drop what new artifacts replace: older ones, and the blocks, which a retry of gaps needs."""
+    if attempt > 1:
+        Artifact.objects.across_tenants("one locked job").filter(job=job_pk).delete()
+    if reason != Reason.GAPS:
+        blocks.release(job_pk)
 
 
 def _succeed(
@@ -174,7 +187,7 @@ def expire(job_pk: int, attempt: int) -> bool:
         if job is None or not job.is_attempt(attempt):
             return False
         leases = Lease.objects.across_tenants("leases of one locked job")
-        lease = leases.filter(job=job_pk, attempt=attempt, expires_at__lt=Now()).first()
+        lease = leases.filter(job=job_pk, attempt=attempt, shard=0, expires_at__lt=Now()).first()
         if lease is None:
             return False
         if job.cancel_asked:
@@ -187,11 +200,14 @@ def expire(job_pk: int, attempt: int) -> bool:
 
 
 def _lose(job: Standing, error: str) -> None:
-    """The attempt counts as failed; the job is tried again at once."""
-    if job.failures + 1 >= job.max_attempts:
+    """The job is tried again at once. It counts as a failure unless a block was finished since the
+    last time: a job that gets on may lose any number of workers."""
+    failures = 0 if blocks.finished_since_loss(job.pk) else 1
+    Job.objects.across_tenants("one locked job").filter(pk=job.pk).update(lost_attempt=job.attempt)
+    if failures and job.failures + 1 >= job.max_attempts:
         _end_failed(job, Reason.LOST, error)
     else:
-        _put_back(job, Reason.LOST, error=error, failures=1)
+        _put_back(job, Reason.LOST, error=error, failures=failures)
 
 
 # --- cancelling --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -79,6 +80,21 @@ def job_detail(job: Job, depends_on: list[str], artifacts: list[Artifact]) -> di
         "depends_on": depends_on,
         "artifacts": [artifact_shape(job, artifact) for artifact in artifacts],
     }
+
+
+def cells_tick(job: Job, chunk: str, count: int, box: Sequence[float]) -> dict[str, Any]:
+    """`count` cells of a running job became readable in `box` (x0, y0, x1, y1, level-0 pixels).
+
+    chunk  the block they belong to, `row_col`
+    """
+    return {"job": str(job.uuid), "chunk": chunk, "count": count, "bbox": [*map(float, box)]}
+
+
+def merged_ticks(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Two cells ticks of one job as one: the latest chunk, all cells, the box round both."""
+    (left, top, right, bottom), (x0, y0, x1, y1) = before["bbox"], after["bbox"]
+    box = [min(left, x0), min(top, y0), max(right, x1), max(bottom, y1)]
+    return {**after, "count": before["count"] + after["count"], "bbox": box}
 
 
 def artifact_shape(job: Job, artifact: Artifact) -> dict[str, Any]:

@@ -48,8 +48,9 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     # back to PENDING, where the lane makes it ready again unless it is paused
     _S.QUEUED: frozenset({_S.RUNNING, _S.PENDING, _S.RETRY_WAIT, _S.FAILED, _S.CANCELLED}),
     _S.RUNNING: frozenset({_S.SUCCEEDED, _S.PENDING, _S.RETRY_WAIT, _S.FAILED, _S.CANCELLED}),
-    _S.SUCCEEDED: frozenset(),
-    _S.FAILED: frozenset({_S.PENDING}),  # a retry by hand
+    # a retry by hand; of a success, where its result has gaps
+    _S.SUCCEEDED: frozenset({_S.PENDING}),
+    _S.FAILED: frozenset({_S.PENDING}),
     _S.CANCELLED: frozenset({_S.PENDING}),
 }
 
@@ -88,3 +89,10 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     LOST = "lost"
     BAD_INPUT = "bad_input"
+
+
+def may_be_retried(state: JobState, reason: str) -> bool:
+    """Whether a person may have the job run again."""
+    if state is JobState.SUCCEEDED:
+        return reason == Reason.GAPS
+    return state.terminal

@@ -21,7 +21,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 from redis import RedisError
 
-from jobs.shapes import moment
+from jobs.shapes import merged_ticks, moment
 from realtime import feed
 from realtime.groups import EVERYONE, tenant_group
 from tenants.identity import Identity, NotIdentified
@@ -36,6 +36,7 @@ POLL_S = 5.0
 POLL_WITHOUT_REDIS_S = 1.0
 RECHECK_S = 60.0
 QUEUE = "queue"
+CELLS = "cells"
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 Message = dict[str, Any]
@@ -130,6 +131,15 @@ class FeedConsumer(AsyncWebsocketConsumer):
             self.ticks[str(data.get("job") or data.get("id"))] = {"type": "progress", "data": data}
             self.news.set()
 
+    async def feed_cells(self, message: Message) -> None:
+        data = message["data"]
+        if self.workflow is None or message["workflow"] == str(self.workflow):
+            about = f"{CELLS} {data['job']}"
+            if about in self.ticks:  # not told yet: the client must hear of both boxes
+                data = merged_ticks(self.ticks[about]["data"], data)
+            self.ticks[about] = {"type": CELLS, "data": data}
+            self.news.set()
+
     async def feed_queue(self, message: Message) -> None:
         self.ticks[QUEUE] = {"type": "queue", "data": message["data"]}
         self.news.set()
@@ -220,8 +230,10 @@ class FeedConsumer(AsyncWebsocketConsumer):
     def _forget_ticks(self, event: Message) -> None:
         """No tick of a job follows its end."""
         if event["type"] == "job" and event["data"].get("state") in ENDED:
-            self.ticks.pop(event["data"]["id"], None)
-            self.told_at.pop(event["data"]["id"], None)
+            job = event["data"]["id"]
+            for about in (job, f"{CELLS} {job}"):
+                self.ticks.pop(about, None)
+                self.told_at.pop(about, None)
 
     async def _send_ticks(self) -> None:
         now = time.monotonic()

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -21,6 +22,7 @@ COMPLAIN_EVERY_S = 30.0
 GAP_S = 0.15  # between two deliveries: a busy process sends the latest news, not each
 
 Message = dict[str, Any]
+Merge = Callable[[Message, Message], Message]
 log = logging.getLogger(__name__)
 
 
@@ -34,12 +36,19 @@ class Courier:
         self.news: asyncio.Event | None = None
         self.complained = float("-inf")
 
-    def post(self, group: str, message: Message, *, about: str = "") -> None:
-        """Send `message` soon; it replaces an unsent one of the same group about the same thing."""
+    def post(
+        self, group: str, message: Message, *, about: str = "", merge: Merge | None = None
+    ) -> None:
+        """Send `message` soon; it replaces an unsent one of the same group about the same thing.
+
+        merge  makes one message of that one and this one, where the older one must not be lost
+        """
+        key = group, f"{message['type']} {about}"
         with self.lock:
             if len(self.waiting) >= MOST_WAITING:
                 self.waiting.clear()  # listeners read the rows again by themselves
-            self.waiting[group, f"{message['type']} {about}"] = message
+            unsent = self.waiting.get(key)
+            self.waiting[key] = merge(unsent, message) if merge and unsent else message
             if self.loop is None:
                 self._start()
             elif self.news is not None and not self.loop.is_closed():
@@ -83,9 +92,9 @@ class Courier:
 _courier = Courier()
 
 
-def post(group: str, message: Message, *, about: str = "") -> None:
+def post(group: str, message: Message, *, about: str = "", merge: Merge | None = None) -> None:
     """Send `message` to `group` soon. Never waits, never raises."""
-    _courier.post(group, message, about=about)
+    _courier.post(group, message, about=about, merge=merge)
 
 
 def _forget() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from django.db import transaction
 from django.db.models.signals import post_delete
 
-from jobs.signals import job_progressed, jobs_moved, swept
+from jobs.shapes import merged_ticks
+from jobs.signals import cells_found, job_progressed, jobs_moved, swept
 from realtime import courier
 from realtime.groups import EVERYONE, group_of
 from tenants.models import Membership, Tenant
@@ -25,6 +26,7 @@ def connect() -> None:
     """Listen."""
     jobs_moved.connect(_moved, dispatch_uid="realtime.moved")
     job_progressed.connect(_progressed, dispatch_uid="realtime.progressed")
+    cells_found.connect(_found, dispatch_uid="realtime.found")
     swept.connect(_swept, dispatch_uid="realtime.swept")
     post_delete.connect(_left, sender=Membership, dispatch_uid="realtime.left")
 
@@ -36,6 +38,16 @@ def _moved(tenant_id: int, **_: object) -> None:
 def _progressed(tenant_id: int, workflow_id: uuid.UUID, data: dict[str, Any], **_: object) -> None:
     message = {"type": "feed.tick", "workflow": str(workflow_id), "data": data}
     _post(tenant_id, message, about=str(data.get("job") or data.get("id")))
+
+
+def _found(tenant_id: int, workflow_id: uuid.UUID, data: dict[str, Any], **_: object) -> None:
+    message = {"type": "feed.cells", "workflow": str(workflow_id), "data": data}
+    _post(tenant_id, message, about=data["job"], merge=_both)
+
+
+def _both(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """One message for two about the cells of one job: no box may be left out."""
+    return {**after, "data": merged_ticks(before["data"], after["data"])}
 
 
 def _swept(**_: object) -> None:
@@ -56,9 +68,15 @@ def _left(instance: Membership, **_: object) -> None:
     transaction.on_commit(lambda: _post(tenant_id, {"type": "feed.recheck"}))
 
 
-def _post(tenant_id: int, message: dict[str, Any], *, about: str = "") -> None:
+def _post(
+    tenant_id: int,
+    message: dict[str, Any],
+    *,
+    about: str = "",
+    merge: courier.Merge | None = None,
+) -> None:
     try:
         group = group_of(tenant_id)
     except Tenant.DoesNotExist:
         return
-    courier.post(group, message, about=about)
+    courier.post(group, message, about=about, merge=merge)

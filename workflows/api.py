@@ -130,7 +130,7 @@ class WorkflowViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantVi
         request=None, parameters=[JOB_ID], responses={200: WorkflowSerializer, **REFUSALS}
     )
     def retry(self, request: Request, **kwargs: str) -> Response:
-        """Run what failed again, and what was cancelled because of it."""
+        """Run what failed again, and what was cancelled because of it; else what has gaps."""
         return Response(workflow_detail(write(submission.retry, self.get_object())))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -17,7 +18,7 @@ from jobs.models import Job
 from jobs.rows import loaded
 from jobs.rows import rows_of as lines_of
 from jobs.services import StaleTransition
-from jobs.states import FIRST_TERMINAL, JobState
+from jobs.states import FIRST_TERMINAL, JobState, Reason
 from tenants.identity import Identity
 from tenants.pages import for_tenant, for_writer, one_of, rows_of, show
 from workflows import cards, figures, submission
@@ -29,6 +30,9 @@ CARDS_A_PAGE = 9
 ROWS_A_PAGE = 50
 DRAWN = 200
 DRAWN_BEFORE = 20
+FAILED_OR_GAPS = Q(state=JobState.FAILED.value) | Q(
+    state=JobState.SUCCEEDED.value, reason=Reason.GAPS.value
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def workflow_page(request: HttpRequest, who: Identity, workflow_id: uuid.UUID) -
             listed.items, may_write=who.may_write, waits_for=cards.waits_for(who, listed.items)
         ),
         "may_cancel": who.may_write and card.live > 0,
-        "may_retry": who.may_write and jobs.filter(state=JobState.FAILED.value).exists(),
+        "may_retry": who.may_write and jobs.filter(FAILED_OR_GAPS).exists(),
         **picture_facts(who, jobs, may_write=who.may_write),
     }
     return show(request, who, "workflows/workflow.html", context)
@@ -180,12 +184,12 @@ def cancel_workflow(request: HttpRequest, who: Identity, workflow_id: uuid.UUID)
 
 @for_writer
 def retry_workflow(request: HttpRequest, who: Identity, workflow_id: uuid.UUID) -> HttpResponse:
-    """Retry what failed, and what that ended."""
+    """Retry what failed, and what that ended; else what has gaps."""
     workflow = one_of(rows_of(Workflow.objects, who), pk=workflow_id)
     try:
         submission.retry(workflow)
     except (submission.Conflict, StaleTransition) as error:
         messages.error(request, str(error))
     else:
-        messages.success(request, "The failed jobs are in line again, and what waits for them.")
+        messages.success(request, "What failed is in line again, and what waits for it.")
     return redirect(reverse("workflow-page", args=[workflow_id]))

@@ -20,7 +20,7 @@ from jobs import events, retrying, services, types
 from jobs.models import Branch, Edge, Job, Slide
 from jobs.scheduling import lanes
 from jobs.slides import roots
-from jobs.states import JobState
+from jobs.states import JobState, Reason
 from tenants.models import Tenant, User
 from workflows import idempotency, progress, shapes, spec
 from workflows.idempotency import Once
@@ -185,15 +185,23 @@ def cancel(workflow: Workflow) -> Workflow:
 
 
 def retry(workflow: Workflow) -> Workflow:
-    """Retry every failed job, and what those ended. Raises Conflict when nothing failed."""
+    """Retry every failed job, and what those ended; where none failed, those with gaps.
+
+    Raises Conflict when there is nothing to retry, or a job can not be retried now.
+    """
     with transaction.atomic():
         events.lock(workflow.tenant_id)
         jobs = Job.objects.for_tenant(workflow.tenant).filter(workflow=workflow)
-        failed = list(jobs.filter(state=JobState.FAILED.value).order_by("sequence"))
-        if not failed:
-            raise Conflict(f"Nothing in {workflow.name} failed.")
-        for job in failed:
-            retrying.retry(job)
+        failed = jobs.filter(state=JobState.FAILED.value)
+        gapped = jobs.filter(state=JobState.SUCCEEDED.value, reason=Reason.GAPS.value)
+        chosen = list(failed.order_by("sequence")) or list(gapped.order_by("sequence"))
+        if not chosen:
+            raise Conflict(f"Nothing in {workflow.name} failed, and no result of it has gaps.")
+        try:
+            for job in chosen:
+                retrying.retry(job)
+        except services.StaleTransition as error:
+            raise Conflict(str(error)) from error
     return refreshed(workflow)
 
 

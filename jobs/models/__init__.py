@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.models.blobs import Blob
+from jobs.models.checkpoints import Block
 from jobs.models.events import Event
 from jobs.models.history import Duration, LearntUntil, Tally
 from jobs.models.jobs import Branch, Edge, Job, JobProgress
@@ -12,6 +13,7 @@ from jobs.models.slots import Lease, Maintenance, Queue, RunSlot, UserSlot, Work
 __all__ = [
     "Artifact",
     "Blob",
+    "Block",
     "Branch",
     "Duration",
     "Edge",

@@ -101,6 +101,9 @@ class Job(models.Model):
         default=0, help_text="Rises at each promotion: the fence."
     )
     failures = models.PositiveIntegerField(default=0)
+    lost_attempt = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="The last one whose lease ran out."
+    )
     max_attempts = models.PositiveSmallIntegerField(default=3)
     user_slot = models.ForeignKey(
         "jobs.UserSlot",

@@ -1,6 +1,6 @@
 """The files of one attempt: where it may write, how they get into the storage, how they go again.
 
-Only Artifact rows make a file readable, so files without rows may be removed at any time.
+Only Artifact and Block rows make a file readable, so files without rows may be removed at any time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, default_storage
 
-from jobs import blobs
+from jobs import blobs, blocks
 from jobs.imaging.contract import ArtifactFile, Outcome
 from jobs.models import Artifact, Job
 from jobs.services import StoredArtifact
@@ -46,8 +46,7 @@ def desk_of(job: Job) -> Iterator[Desk]:
     in_place = local_folder(attempt_folder(job, job.attempt))
     _clear_earlier(job)
     with contextlib.ExitStack() as stack:
-        scratch = in_place or Path(stack.enter_context(_scratch()))
-        desk = Desk(job, in_place, scratch)
+        desk = Desk(job, in_place, in_place or Path(stack.enter_context(scratch())))
         try:
             yield desk
         finally:
@@ -55,7 +54,8 @@ def desk_of(job: Job) -> Iterator[Desk]:
                 discard_attempt(job.pk, desk.attempt)
 
 
-def _scratch() -> tempfile.TemporaryDirectory[str]:
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder of this process on this machine, gone at the end."""
     return tempfile.TemporaryDirectory(
         prefix=f"{_scratch_prefix()}{os.getpid()}-", ignore_cleanup_errors=True
     )
@@ -86,9 +86,9 @@ def _lives(pid: int) -> bool:
 
 
 def _clear_earlier(job: Job) -> None:
-    """Remove what earlier attempts left, whose worker was killed: a job that runs has no results."""
+    """Remove what earlier attempts left, whose worker was killed: only what rows name is wanted."""
     for attempt in range(1, job.attempt):
-        _discard(attempt_folder(job, attempt))
+        _discard(job, attempt)
 
 
 class Desk:
@@ -101,6 +101,8 @@ class Desk:
         self.in_place = in_place
         self.out = self.in_place or scratch / "out"
         self.inputs = scratch / "in"
+        # of what is stored far away
+        self.copies = scratch / "blocks" if local_folder(self.folder) is None else None
         self.published = False
 
     def store(self, outcome: Outcome, *, beat: Callable[[], None]) -> list[StoredArtifact]:
@@ -109,7 +111,7 @@ class Desk:
             self._put(file, main=file.name == outcome.main, beat=beat) for file in outcome.artifacts
         ]
         if self.in_place is not None and self.out.is_dir():
-            self._drop_all_but({file.path.name for file in outcome.artifacts})
+            self._drop_all_but({blocks.FOLDER, *(file.path.name for file in outcome.artifacts)})
         return stored
 
     def _put(self, file: ArtifactFile, *, main: bool, beat: Callable[[], None]) -> StoredArtifact:
@@ -168,29 +170,39 @@ def discard_attempt(job_pk: int, attempt: int) -> None:
         return
     mine = Artifact.objects.for_tenant(job.tenant).filter(job=job, attempt=attempt)
     if not mine.exists():
-        _discard(attempt_folder(job, attempt))
+        _discard(job, attempt)
 
 
-def _discard(folder: str) -> None:
-    """Remove a folder of the storage, but for the files that other jobs share: those have rows."""
+def _discard(job: Job, attempt: int) -> None:
+    """Remove the folder of an attempt, but for finished blocks and the files that other jobs share:
+    those have rows."""
+    folder = attempt_folder(job, attempt)
     local = local_folder(folder)
-    names = _names_in(folder) if local is None or local.exists() else []
-    kept = blobs.named(f"{folder}/{name}" for name in names)
+    if local is not None and not local.exists():
+        return
+    finished = blocks.paths_of(job.pk, attempt)
+    names = _files_in(folder)
+    kept = finished | blobs.named(names - finished)
     if local is not None and not kept:
         _remove(local)
         _prune(local.parent, levels=2)
         return
-    for name in names:
-        if f"{folder}/{name}" not in kept:
-            default_storage.delete(f"{folder}/{name}")
+    for name in names - kept:
+        default_storage.delete(name)
+    if local is not None:
+        for path, _, _ in os.walk(local, topdown=False):
+            _prune(Path(path), levels=1)
 
 
-def _names_in(folder: str) -> list[str]:
+def _files_in(folder: str) -> set[str]:
+    """Every file below a folder of the storage."""
     try:
-        return list(default_storage.listdir(folder)[1])
+        folders, names = default_storage.listdir(folder)
     except (OSError, NotImplementedError) as error:
         log.debug("nothing to clear in %s: %s", folder, error)
-        return []
+        return set()
+    found = {f"{folder}/{name}" for name in names}
+    return found.union(*(_files_in(f"{folder}/{name}") for name in folders))
 
 
 def _prune(folder: Path, *, levels: int) -> None:

@@ -20,11 +20,14 @@ from typing import Any, Self
 from django.db import DatabaseError, InterfaceError, close_old_connections
 from django.db.models import F
 from django.db.models.functions import Greatest
+from django.dispatch import Signal
 from django.utils import timezone
 
+from jobs.imaging.blocks import BlockFacts, Key
 from jobs.models import Job, JobProgress
 from jobs.running.persist import reconnect
-from jobs.signals import job_progressed
+from jobs.shapes import cells_tick, merged_ticks
+from jobs.signals import cells_found, job_progressed
 from jobs.states import JobState
 from jobs.types.base import JobType
 
@@ -101,10 +104,12 @@ class Reporter:
     def __init__(self, job: Job, kind: JobType, *, beat: Callable[[], None]) -> None:
         self.job = job
         self.attempt = job.attempt
-        self._beat = beat
-        self._course = Course(kind.phases, kind.phase_weights, floor=_progress_so_far(job))
+        self.beat = beat
+        so_far, tiles = _so_far(job)
+        self._course = Course(kind.phases, kind.phase_weights, floor=so_far)
         self._clock = PhaseClock(time.monotonic())
-        self._state: dict[str, Any] = {"phase": "", "tiles_done": 0, "tiles_total": 0}
+        self._state: dict[str, Any] = {"phase": "", **tiles}
+        self._cells: dict[str, Any] | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._idle = threading.Event()  # the clerk is not in the middle of this job
@@ -128,7 +133,7 @@ class Reporter:
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Note where the body is. Raises Stopped when it must end."""
-        self._beat()
+        self.beat()
         with self._lock:
             self._course.reach(phase, done, total)
             self._clock.enter(phase, time.monotonic())
@@ -145,8 +150,16 @@ class Reporter:
 
     def alive(self) -> None:
         """Work goes on, though no further. Raises Stopped when the job must end."""
-        self._beat()
+        self.beat()
         self.check()
+
+    def found(self, key: Key, facts: BlockFacts) -> None:
+        """A block is finished: its cells are readable from now on."""
+        if facts.box_l0 is None:
+            return
+        tick = cells_tick(self.job, f"{key[0]}_{key[1]}", facts.cells, facts.box_l0)
+        with self._lock:
+            self._cells = merged_ticks(self._cells, tick) if self._cells else tick
 
     # --- the clerk's part ----------------------------------------------------------------
 
@@ -220,10 +233,20 @@ class Reporter:
             return {**self._state, "phases": self._clock.rows(), "progress": self._course.overall}
 
     def _send_news(self) -> None:
-        """Send the latest tick, if there is one."""
+        """Send the latest ticks, if there are any."""
         if self._news:
             self._news = False
             self._send()
+        with self._lock:
+            cells, self._cells = self._cells, None
+        if cells:
+            self._signal(cells_found, cells)
+
+    def _signal(self, signal: Signal, data: dict[str, Any]) -> None:
+        job = self.job
+        signal.send_robust(
+            sender=None, tenant_id=job.tenant_id, workflow_id=job.workflow_id, data=data
+        )
 
     def _send(self) -> None:
         values = self._snapshot()
@@ -236,17 +259,16 @@ class Reporter:
             **values,
             "progress": round(values["progress"], 4),
         }
-        job_progressed.send_robust(
-            sender=None, tenant_id=job.tenant_id, workflow_id=job.workflow_id, data=data
-        )
+        self._signal(job_progressed, data)
 
 
-def _progress_so_far(job: Job) -> float:
+def _so_far(job: Job) -> tuple[float, dict[str, int]]:
     """What earlier attempts reached: progress never falls within a job."""
-    if job.attempt <= 1:
-        return 0.0
     rows = JobProgress.objects.for_tenant(job.tenant).filter(job=job.pk)
-    return float(rows.values_list("progress", flat=True).first() or 0.0)
+    row = rows.first() if job.attempt > 1 else None
+    if row is None:
+        return 0.0, {"tiles_done": 0, "tiles_total": 0}
+    return row.progress, {"tiles_done": row.tiles_done, "tiles_total": row.tiles_total}
 
 
 class Clerk:

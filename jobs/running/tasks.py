@@ -19,6 +19,7 @@ from jobs.imaging.contract import BadInput, Outcome
 from jobs.models import Artifact, Job, Slide
 from jobs.running import endings, resultkey, reuse
 from jobs.running.artifacts import Desk, desk_of, upstream_artifacts
+from jobs.running.checkpoints import JobBlocks
 from jobs.running.child import STARTED
 from jobs.running.persist import persist
 from jobs.running.progress import Reporter, Stopped, StopReason
@@ -96,9 +97,9 @@ def _run_and_publish(
 
     True when the artifacts are the job's.
     """
-    kind = _type_of(job)
+    kind = type_of(job)
     with Reporter(job, kind, beat=worker.beat) as report:
-        source = _source(job, kind, report.alive)
+        source = source_of(job, kind, report.alive)
         done = reuse.take(job, source.key, keep)
         result = _result(job, kind, source, desk, report) if done is None else None
     if result is not None:
@@ -110,7 +111,7 @@ def _run_and_publish(
 
 def _result(job: Job, kind: JobType, source: Source, desk: Desk, report: Reporter) -> Result:
     """What the body made, in the storage."""
-    outcome = kind.run(_task(job, source, desk), report)
+    outcome = kind.run(task_of(job, source, desk, report), report)
     stored = desk.store(outcome, beat=report.alive)
     reason = _reason(outcome)
     key = "" if reason else source.key
@@ -120,7 +121,8 @@ def _result(job: Job, kind: JobType, source: Source, desk: Desk, report: Reporte
     return Result(stored, outcome.summary, reason, key)
 
 
-def _type_of(job: Job) -> JobType:
+def type_of(job: Job) -> JobType:
+    """The type of the job. Raises BadInput where this worker does not know it."""
     try:
         return types.get(job.job_type)
     except types.UnknownType:
@@ -170,7 +172,8 @@ class Source:
         return resultkey.is_unchanged(self.row, self.slide, beat=beat)
 
 
-def _source(job: Job, kind: JobType, beat: Callable[[], None]) -> Source:
+def source_of(job: Job, kind: JobType, beat: Callable[[], None]) -> Source:
+    """What the job reads, looked up and checked now. Raises BadInput."""
     if not kind.needs_slide:
         return Source()
     slide = _slide_path(job)
@@ -178,7 +181,8 @@ def _source(job: Job, kind: JobType, beat: Callable[[], None]) -> Source:
     return Source(job.slide, slide, given, resultkey.of(job, kind, slide, given, beat=beat))
 
 
-def _task(job: Job, source: Source, desk: Desk) -> Task:
+def task_of(job: Job, source: Source, desk: Desk, report: Reporter) -> Task:
+    """What the body of the job is given."""
     if source.slide is not None:
         desk.out.mkdir(parents=True, exist_ok=True)
     return Task(
@@ -194,6 +198,7 @@ def _task(job: Job, source: Source, desk: Desk) -> Task:
         slide_name=source.slide.name if source.slide else "",
         result_key=source.key,
         upstream=_upstream(source.given, desk),
+        blocks=JobBlocks(job, copies=desk.copies, beat=report.beat, told=report.found),
     )
 
 

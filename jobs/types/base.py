@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jobs.imaging.blocks import BlockStore
     from jobs.imaging.contract import Outcome, Report
 
 
@@ -28,6 +29,8 @@ class Task:
     result_key: str = ""
     upstream: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     """Files of the upstream jobs: {job type: {artifact kind: local path}}."""
+    blocks: BlockStore | None = None
+    """Keeps what is finished, so that another attempt goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,14 @@ class JobType:
     needs_slide: bool
     run: Callable[[Task, Report], Outcome]
     phase_weights: Mapping[str, float] = field(default_factory=dict)
+    help: Callable[[Task, Report, int], None] | None = None
+    """What another worker does to help with a long job: parts of it that are not done yet. The
+    number tells helpers apart, from 1."""
     title: str = ""
     uses: tuple[str, ...] = ()
     """The job types whose results `run` reads where they are upstream."""
+    check: Callable[[Mapping[str, Any]], list[str]] = field(default=lambda _: [])
+    """What is wrong with `params` that the schema can not know, a sentence each."""
     settle: Callable[[Mapping[str, Any]], Mapping[str, Any]] = field(default=lambda _: {})
     """What `params` leave open and a worker decides, with the model and the versions of rules: by
     these, too, results differ. Where a name is one of `params`, this is what it comes to."""

@@ -410,4 +410,4 @@ def _keys_without_running(flow: Workflow) -> set[str]:
         if job_of(flow, "m").pk == pk:
             tasks.run_job(pk, attempt)
     jobs = [job_of(flow, key) for key in ("c", "alone")]
-    return {tasks._source(job, tasks._type_of(job), lambda: None).key for job in jobs}
+    return {tasks.source_of(job, tasks.type_of(job), lambda: None).key for job in jobs}

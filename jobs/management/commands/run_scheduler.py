@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
-from jobs import blobs, sql
+from jobs import blobs, blocks, sql
 from jobs.running.persist import reconnect
 from jobs.scheduling import slots
 from jobs.scheduling.sweep import round_of_work, sweep, tidy
@@ -99,6 +99,8 @@ class Scheduler:
             time.sleep(COLLECT_EVERY_S)
             try:
                 blobs.collect(most=COLLECTED_AT_ONCE)
+                blocks.forget_old()
+                blocks.collect()
             except Exception:  # bytes that stay a while longer are no reason to stop scheduling
                 log.exception("stored bytes that nobody needs are left for the next time")
             finally:
