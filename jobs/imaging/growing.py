@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 from jobs.imaging.compiled import compiled
 
-SIDE = 64
-"""Side of a seed's window: twice InstanSeg's `window_size`."""
-
 
 @compiled
 def peaks(  # noqa: C901 -- machine code: one loop nest, no calls
@@ -67,14 +64,17 @@ def _belongs(
     w1, b1, w2, b2, w3, b3 = layers
     across = features[y, x, 0] - features[seed_y, seed_x, 0] + np.float32(x - seed_x) * step
     down = features[y, x, 1] - features[seed_y, seed_x, 1] + np.float32(y - seed_y) * step
-    for i in range(5):
+    for i in range(len(b1)):
+        widths = w1[i, 2] * features[y, x, 2]
+        for k in range(3, features.shape[2]):
+            widths += w1[i, k] * features[y, x, k]
         value = b1[i] + w1[i, 0] * across + w1[i, 1] * down
-        value += w1[i, 2] * features[y, x, 2] + w1[i, 3] * features[y, x, 3]
+        value += widths
         hidden[i] = max(value, np.float32(0))
     total = b3[0]
-    for i in range(5):
+    for i in range(len(b2)):
         value = b2[i]
-        for k in range(5):
+        for k in range(len(b1)):
             value += w2[i, k] * hidden[k]
         total += w3[0, i] * max(value, np.float32(0))
     return np.float32(1) / (np.float32(1) + np.float32(math.exp(-total)))
@@ -195,19 +195,23 @@ def grow_all(  # noqa: C901 -- machine code: one loop nest, no calls
     step: np.float32,
     threshold: np.float32,
     overlap: np.float32,
+    over_union: bool,
+    side: int,
     layers: tuple[NDArray[np.float32], ...],
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Grow every seed, give each pixel to its most probable one, and join seeds that overlap.
 
     bounds    (top, left, bottom, right) of the whole plane in the coordinates of `features`;
               windows are pushed inside it, and seeds whose window is cut by the array are left out
-    overlap   two seeds are one object when they share more than this part of the smaller
+    overlap   two seeds are one object when they share more than this part of the smaller, or with
+              `over_union` of both together
+    side      of a seed's window, twice InstanSeg's `window_size`
     returns   label map: 0, or 1 + the root seed; and the root of every seed (the first in raster
               order of those joined), -1 for a seed that grew nothing
     """
     rows, cols = features.shape[:2]
-    size_y = min(SIDE, bounds[2] - bounds[0])
-    size_x = min(SIDE, bounds[3] - bounds[1])
+    size_y = min(side, bounds[2] - bounds[0])
+    size_x = min(side, bounds[3] - bounds[1])
     labels = np.zeros((rows, cols), np.int32)
     best = np.zeros((rows, cols), np.float32)
     latest = np.full((rows, cols), -1, np.int32)
@@ -219,14 +223,14 @@ def grow_all(  # noqa: C901 -- machine code: one loop nest, no calls
     area = np.zeros(total, np.int32)
     shared = np.zeros(total, np.int32)
     touched = np.empty(total, np.int32)
-    state = np.empty((SIDE, SIDE), np.uint8)
-    found = np.empty((SIDE * SIDE, 2), np.int32)
-    queue = np.empty((SIDE * SIDE, 2), np.int32)
-    probability = np.empty(SIDE * SIDE, np.float32)
-    hidden = np.empty(5, np.float32)
+    state = np.empty((side, side), np.uint8)
+    found = np.empty((side * side, 2), np.int32)
+    queue = np.empty((side * side, 2), np.int32)
+    probability = np.empty(side * side, np.float32)
+    hidden = np.empty(len(layers[1]), np.float32)
     for s in range(total):
-        top = min(max(seeds[s, 0] - SIDE // 2, bounds[0]), bounds[2] - size_y)
-        left = min(max(seeds[s, 1] - SIDE // 2, bounds[1]), bounds[3] - size_x)
+        top = min(max(seeds[s, 0] - side // 2, bounds[0]), bounds[2] - size_y)
+        left = min(max(seeds[s, 1] - side // 2, bounds[1]), bounds[3] - size_x)
         if top < 0 or left < 0 or top + size_y > rows or left + size_x > cols:
             continue
         window = (top, left, size_y, size_x)
@@ -258,7 +262,10 @@ def grow_all(  # noqa: C901 -- machine code: one loop nest, no calls
                 labels[y, x] = s + 1
         for i in range(others):
             other = touched[i]
-            part = np.float32(shared[other]) / np.float32(min(area[s], area[other]))
+            whole = min(area[s], area[other])
+            if over_union:
+                whole = area[s] + area[other] - shared[other]
+            part = np.float32(shared[other]) / np.float32(whole)
             shared[other] = 0
             if part > overlap:
                 one, two = _root(parent, s), _root(parent, other)

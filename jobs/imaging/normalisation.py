@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from jobs.imaging.contract import BadInput
 from jobs.imaging.tiling import Rect
 
 RULE = "percentiles 0.1/99.9 of all pixels, 512 px blocks, at most 256 of them in hash order, v1"
 LOW, HIGH = 0.1, 99.9
+LOWEST, HIGHEST = -2.0, 3.0
+"""Where InstanSeg clips what it normalised."""
+
 BLOCK, MOST = 512, 256
+VALUES = {np.dtype(np.uint8): 256, np.dtype(np.uint16): 65_536}
 SMALLEST_RANGE = 1e-3
 """As InstanSeg's: a channel without contrast stays flat and is not divided by nothing."""
 
@@ -26,8 +31,8 @@ SMALLEST_RANGE = 1e-3
 class Normalisation:
     """Per channel: `(value - low) * gain` is what the network expects, before it clips to -2 … 3."""
 
-    low: tuple[float, float, float]
-    high: tuple[float, float, float]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
     @property
     def gain(self) -> tuple[float, ...]:
@@ -38,21 +43,36 @@ class Normalisation:
 
 
 class Histogram:
-    """Counts of the 256 values of each channel; adding blocks in any order gives the same."""
+    """Counts of the values of each channel; adding blocks in any order gives the same.
 
-    def __init__(self) -> None:
-        self.counts = np.zeros((3, 256), np.int64)
+    dtype   of the pixels: uint8 or uint16. Raises BadInput for others, which have no fixed values
+    """
 
-    def add(self, rgb: NDArray[np.uint8]) -> None:
-        """Count the pixels of `rgb` (rows, cols, 3)."""
-        for channel in range(3):
-            self.counts[channel] += np.bincount(rgb[..., channel].ravel(), minlength=256)
+    def __init__(self, channels: int = 3, dtype: DTypeLike = np.uint8) -> None:
+        if np.dtype(dtype) not in VALUES:
+            raise BadInput(
+                f"The slide's pixels are {np.dtype(dtype).name}, and only 8 and 16 bits without sign "
+                "are read: save it as 8 or 16 bits and submit again."
+            )
+        self.counts = np.zeros((channels, VALUES[np.dtype(dtype)]), np.int64)
+
+    def add(
+        self, pixels: NDArray[np.uint8] | NDArray[np.uint16], where: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Count `pixels` (rows, cols, channels), all or those `where` (rows, cols) is True."""
+        for channel, counts in enumerate(self.counts):
+            values = pixels[..., channel]
+            counted = values.ravel() if where is None else values[where]
+            counts += np.bincount(counted, minlength=len(counts))
 
     def normalisation(self) -> Normalisation:
-        """The scale that what was added so far asks for."""
+        """The scale that what was added so far asks for; the whole range where that is nothing."""
+        if not self.counts.any():
+            channels, values = self.counts.shape
+            return Normalisation((0.0,) * channels, (values - 1.0,) * channels)
         low = tuple(_percentile(channel, LOW) for channel in self.counts)
         high = tuple(_percentile(channel, HIGH) for channel in self.counts)
-        return Normalisation(low, high)  # type: ignore[arg-type]
+        return Normalisation(low, high)
 
 
 def sample_blocks(width: int, height: int) -> list[Rect]:

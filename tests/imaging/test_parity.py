@@ -65,5 +65,5 @@ def test_a_file_that_is_no_model_is_refused_with_a_sentence(tmp_path) -> None:
 def test_another_torchscript_is_refused_with_a_sentence(tmp_path) -> None:
     path = tmp_path / "other.pt"
     torch.jit.save(torch.jit.script(torch.nn.Conv2d(3, 5, 3)), str(path))
-    with pytest.raises(BadInput, match="is not an InstanSeg brightfield nuclei model"):
+    with pytest.raises(BadInput, match="is not an InstanSeg model"):
         load(path)
