@@ -61,8 +61,9 @@ def plane_geometry(slide: Slide, mpp: float, pixel_size: tuple[float, float]) ->
         key=lambda one: one.downsample_x,
         default=slide.levels[0],
     )
-    factor_x = _snapped(mpp / (pixel_size[0] * level.downsample_x))
-    factor_y = _snapped(mpp / (pixel_size[1] * level.downsample_y))
+    # a level smaller than a pixel of the plane becomes that pixel
+    factor_x = min(_snapped(mpp / (pixel_size[0] * level.downsample_x)), float(level.width))
+    factor_y = min(_snapped(mpp / (pixel_size[1] * level.downsample_y)), float(level.height))
     return Geometry(
         level,
         factor_x,
@@ -86,6 +87,17 @@ class Plane:
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
         """Pixels (rows, cols, channels) of a rectangle that lies inside the plane. Raises
         ReadFailed; integers are rounded means."""
+        return self._means(x, y, width, height)
+
+    def read_rgb(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """The same for the eye: RGB (rows, cols, 3), 0-255, of any slide. Raises ReadFailed."""
+        return self.slide.rendered(self.read(x, y, width, height))
+
+    def empty(self, width: int, height: int) -> Pixels:
+        """Pixels (height, width, channels) of a place where nothing was scanned."""
+        return self.slide.empty(width, height)
+
+    def _means(self, x: int, y: int, width: int, height: int) -> Pixels:
         across = _Axis(x, width, self.geometry.factor_x, self.geometry.level.width)
         down = _Axis(y, height, self.geometry.factor_y, self.geometry.level.height)
         if across.length * down.length > MOST_PIXELS and max(width, height) > 1:
@@ -98,23 +110,15 @@ class Plane:
         rows = _resampled(pixels.astype(np.float32), down, axis=0)
         return _of_type(_resampled(rows, across, axis=1), pixels.dtype)
 
-    def read_rgb(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """The same for the eye: RGB (rows, cols, 3), 0-255, of any slide. Raises ReadFailed."""
-        return self.slide.rendered(self.read(x, y, width, height))
-
-    def empty(self, width: int, height: int) -> Pixels:
-        """Pixels (height, width, channels) of a place where nothing was scanned."""
-        return self.slide.empty(width, height)
-
     def _in_halves(self, x: int, y: int, width: int, height: int) -> Pixels:
         """No pixel depends on the crop it is read in, so that parts make the whole."""
         if width > height:
             half = width // 2
-            left = self.read(x, y, half, height)
-            return np.hstack([left, self.read(x + half, y, width - half, height)])
+            left = self._means(x, y, half, height)
+            return np.hstack([left, self._means(x + half, y, width - half, height)])
         half = height // 2
-        upper = self.read(x, y, width, half)
-        return np.vstack([upper, self.read(x, y + half, width, height - half)])
+        upper = self._means(x, y, width, half)
+        return np.vstack([upper, self._means(x, y + half, width, height - half)])
 
     def _level_pixels(self, x: int, y: int, width: int, height: int) -> Pixels:
         """Level pixels; coarse levels come from fixed squares, because OpenSlide shifts a region by
@@ -201,11 +205,15 @@ def _snapped(factor: float) -> float:
 
 
 def _block_means(pixels: Pixels, across: int, down: int) -> Pixels:
+    """Means of squares; rows first, because they lie together in memory."""
     rows, cols = pixels.shape[0] // down, pixels.shape[1] // across
-    total = np.zeros((rows, cols, pixels.shape[2]), _sum_type(pixels.dtype, across * down))
+    kind = _sum_type(pixels.dtype, across * down)
+    tall = np.zeros((rows, cols * across, pixels.shape[2]), kind)
     for row in range(down):
-        for col in range(across):
-            total += pixels[row : rows * down : down, col : cols * across : across]
+        tall += pixels[row : rows * down : down, : cols * across]
+    total = np.zeros((rows, cols, pixels.shape[2]), kind)
+    for col in range(across):
+        total += tall[:, col::across]
     count = across * down
     if pixels.dtype.kind == "f":
         return np.asarray(total / count, pixels.dtype)

@@ -87,3 +87,16 @@ def test_an_uneven_factor_keeps_places_and_means(tmp_path: Path) -> None:
         factor = 0.5 / mpp
         expected = ((np.arange(plane.width) + 0.5) * factor - 0.5) * 255 / 799
         assert np.abs(row - expected)[2:-2].max() < 1.2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (20, 300)])
+def test_a_slide_smaller_than_a_pixel_of_the_plane_becomes_one(
+    tmp_path: Path, pixels: Pixels, size: tuple[int, int]
+) -> None:
+    part = np.ascontiguousarray(pixels[: size[1], : size[0]])
+    path = write_levels(tmp_path / "tiny.tiff", [part], mpp=0.5)
+    with open_slide(path) as opened:
+        plane = Plane(opened, plane_geometry(opened, 16.0, (0.5, 0.5)))
+        read = plane.read(0, 0, plane.width, plane.height)
+    assert read.shape == (max(1, size[1] // 32), 1, 3)
+    assert np.abs(read[0, 0] - part[:32].mean(axis=(0, 1))).max() <= 0.5
