@@ -12,7 +12,7 @@ from django.db import connection, connections
 
 from jobs import services
 from jobs.models import Job
-from jobs.scheduling import dispatch, promotion, sweep, wake
+from jobs.scheduling import dispatch, promotion, shards, sweep, wake
 from jobs.states import JobState, Reason
 from tests import factories
 
@@ -26,6 +26,7 @@ LIMITS: dict[str, Any] = {
     "LEASE_S": 600,
     "WITHDRAW_S": 600,
     "WORKER_TTL_S": 3600,
+    "SPREAD_SHARDS": 3,
     "RETRY_BACKOFF_S": 20,  # held back in the rows, and let go by `sleep`
 }
 WORKERS = {"cpu": 3, "gpu": 1}
@@ -104,6 +105,24 @@ def sleep() -> None:
     """Every back-off is over, and every message was pushed long ago."""
     write(f"UPDATE jobs_job SET retry_at = {past('retry_at')} WHERE retry_at IS NOT NULL")
     write(f"UPDATE jobs_lease SET pushed_at = {past('pushed_at')} WHERE worker = ''")
+
+
+def grow_long(word: Word) -> None:
+    """A job that runs turns out to be of a type that spreads, with much of it left."""
+    job, attempt = word
+    write(
+        f"UPDATE jobs_job SET job_type = '{shards.SPREADS[0]}', started_at = {past('started_at')} "
+        "WHERE id = %s",
+        job,
+    )
+    write("DELETE FROM jobs_jobprogress WHERE job_id = %s", job)
+    write(
+        "INSERT INTO jobs_jobprogress (job_id, tenant_id, attempt, phase, progress, tiles_done, "
+        "tiles_total, phases, updated_at) SELECT id, tenant_id, %s, 'segment', 0.1, 1, 10, '[]', "
+        "created_at FROM jobs_job WHERE id = %s",
+        attempt,
+        job,
+    )
 
 
 def end_turns() -> None:

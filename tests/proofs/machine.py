@@ -18,9 +18,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from jobs import retrying, services
+from jobs import moves, retrying, services
 from jobs.models import Branch, Job, Queue
-from jobs.scheduling import dispatch, lanes, leases, promotion, sweep
+from jobs.scheduling import dispatch, lanes, leases, promotion, shards, sweep
 from jobs.services import StaleTransition
 from jobs.states import JobState, Reason
 from tenants.models import Tenant, User
@@ -299,6 +299,34 @@ class Rows(RuleBasedStateMachine):
         }[verb]()
         assert not answer, f"a late {verb} was believed"
         assert picture.record() == before, f"a late {verb} changed rows"
+
+    # --- helpers -------------------------------------------------------------------------
+
+    @rule(which=ANY, comes=st.booleans())
+    def help(self, which: int, comes: bool) -> None:
+        """A job turns out to be long, and a scheduler looks who could help; who is sent may come."""
+        job = self._pick(which, JobState.RUNNING)
+        if job is None:
+            return
+        bench.grow_long((job.pk, job.attempt))
+        waiting = {each.queue for each in self.now.jobs.values() if self.now.could_start(each)}
+        for sent in shards.settle():
+            assert sent.queue not in waiting, "somebody helps while jobs of the queue wait"
+            if comes:
+                worker = f"helper-{sent.job}-{sent.shard}"
+                assert moves.take_shard(sent.job, sent.attempt, sent.shard, worker)
+
+    @rule()
+    def helpers_look(self) -> None:
+        """Those that are not wanted any more leave, and no others."""
+        for lease in self.now.leases:
+            if not (lease.shard and lease.worker):
+                continue
+            job = self.now.jobs[lease.job]
+            wanted = moves.holds_shard(job.pk, job.attempt, lease.shard, lease.worker)
+            assert wanted == (lease.attempt == job.attempt and not job.cancel_asked)
+            if not wanted:
+                assert moves.leave_shard(job.pk, lease.shard, lease.worker)
 
     # --- the rules -----------------------------------------------------------------------
 

@@ -82,6 +82,9 @@ MUTANTS: dict[str, Mutant] = {
         _swap(moves, "TAKE_LEASE", "attempt = %s", "attempt >= %s"),
     ),
     "a cancelled job succeeds": _swap(moves, "SUCCEED", "AND cancel_requested_at IS NULL", ""),
+    "helpers outlive their job": _swap(
+        moves, "DROP_LEASES", "job_id = %s", "job_id = %s AND shard = 0"
+    ),
     "leases are kept": _swap(moves, "DROP_LEASES", "job_id = %s", "job_id = -%s"),
     "a lost job goes to its lane's end": _swap(
         moves, "PUT_BACK", "SET state", "SET sequence = sequence + 1000000, state"

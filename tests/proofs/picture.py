@@ -57,6 +57,7 @@ class LeaseRow:
     queue: str
     attempt: int
     worker: str
+    shard: int  # above 0: a helper's
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,9 @@ def take() -> Picture:
         jobs=_jobs(),
         leases=[
             LeaseRow(*row)
-            for row in _rows("SELECT job_id, tenant_id, queue, attempt, worker FROM jobs_lease")
+            for row in _rows(
+                "SELECT job_id, tenant_id, queue, attempt, worker, shard FROM jobs_lease"
+            )
         ],
         tenants={
             pk: TenantRow(pk, bool(paused), since, next_event, held.get(pk), pk in held)
@@ -239,16 +242,25 @@ def _leases(now: Picture) -> Iterator[str]:
     for queue in ("cpu", "gpu"):
         if now.room(queue) < 0 and len(now.leases) <= settings.MAX_WORKERS:
             yield f"queue {queue} has {-now.room(queue)} leases more than fit"
-    held = {(lease.job, lease.attempt) for lease in now.leases}
+    own = [lease for lease in now.leases if not lease.shard]
+    held = {(lease.job, lease.attempt) for lease in own}
     active = now.active_words()
-    if held != active or len(now.leases) != len(active):
+    if held != active or len(own) != len(active):
         yield f"leases of {sorted(held)}, active are {sorted(active)}"
     for lease in now.leases:
         job = now.jobs.get(lease.job)
         if job is None or (job.tenant, job.queue) != (lease.tenant, lease.queue):
             yield f"a lease of job {lease.job} names another tenant or queue"
-        elif (job.state is JobState.RUNNING) != bool(lease.worker):
-            yield f"job {job.pk} is {job.state.name}, its worker is {lease.worker!r}"
+        elif not _fits(lease, job):
+            yield f"job {job.pk} is {job.state.name}, attempt {job.attempt}, with {lease}"
+
+
+def _fits(lease: LeaseRow, job: JobRow) -> bool:
+    """A job's own is a worker's while it runs; a helper's is of this attempt, or was asked back."""
+    if not lease.shard:
+        return (job.state is JobState.RUNNING) == bool(lease.worker)
+    asked_back = lease.attempt == 0 and lease.worker != ""
+    return job.state is JobState.RUNNING and (asked_back or lease.attempt == job.attempt)
 
 
 def _user_slots(now: Picture) -> Iterator[str]:

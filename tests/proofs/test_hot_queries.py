@@ -184,7 +184,7 @@ def live(tenant: Tenant) -> dict[str, Callable[[], object]]:
         "promote": promote,
         "start": lambda: bench.start(word()),
         "renew": lambda: leases.renew(*word(), "cpu-0"),
-        "let it be long": lambda: _long(*word()),
+        "let it be long": lambda: bench.grow_long(word()),
         "send help": lambda: _help(word()),
         "look for help": lambda: moves.holds_shard(*word(), 1, "cpu-1"),
         "ask it back": lambda: _ask_back("cpu-1"),
@@ -202,22 +202,6 @@ def live(tenant: Tenant) -> dict[str, Callable[[], object]]:
         "cancel all": lambda: services.cancel_all(tenant.pk, flow.pk),
         "last sweep": sweep.sweep,
     }
-
-
-def _long(job: int, attempt: int) -> None:
-    """It runs for an hour already, and a tenth is done."""
-    bench.write(
-        f"UPDATE jobs_job SET job_type = '{shards.SPREADS[0]}', started_at = "
-        f"{bench.past('started_at')} WHERE id = %s",
-        job,
-    )
-    bench.write(
-        "INSERT INTO jobs_jobprogress (job_id, tenant_id, attempt, phase, progress, tiles_done, "
-        "tiles_total, phases, updated_at) SELECT id, tenant_id, %s, 'segment', 0.1, 1, 10, '[]', "
-        "created_at FROM jobs_job WHERE id = %s",
-        attempt,
-        job,
-    )
 
 
 def _help(word: Word) -> None:
