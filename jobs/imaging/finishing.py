@@ -13,23 +13,28 @@ from scipy import ndimage
 from jobs.imaging import contours, measurement, postprocess
 from jobs.imaging.cells import NEAR_GAP, Cells
 from jobs.imaging.plan import Plan
-from jobs.imaging.tiling import CONTEXT, HALO, SQUARE, Rect
+from jobs.imaging.readers.reader import Pixels
+from jobs.imaging.tiling import SQUARE, Rect
 
-WIDEST = CONTEXT + 6 * postprocess.REACH
+STEPS = 6
+"""How often the context grows, by two windows each time, for objects larger than the usual one."""
+
+
+Logits = NDArray[np.float32] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
 class Piece:
     """What is known of a rectangle of the plane.
 
-    logits   (planes, rows, cols), exact
+    logits   (planes, rows, cols), exact; uint16 is the upper half of each float32
     pixels   (rows, cols, channels) of the plane
     gaps     the rectangles of it, and near it, that could not be read
     """
 
     area: Rect
-    logits: NDArray[np.float32]
-    pixels: NDArray[np.uint8]
+    logits: Logits
+    pixels: Pixels
     gaps: tuple[Rect, ...] = ()
 
 
@@ -42,36 +47,37 @@ def finish(plan: Plan, block: Rect, pieces: list[Piece], compute: Compute) -> Ce
     pieces    cover what run squares near the block need
     compute   gives the piece of any further rectangle, for objects larger than the usual context
     """
-    context = CONTEXT
-    around = _assembled(plan.grid.region(block), pieces)
-    labelled = _labelled(plan, around)
-    own = _owned(plan, labelled, block)
-    while np.isin(labelled.far, own).any() and context < WIDEST:
-        context += postprocess.REACH
+    region = plan.grid.region(block)
+    around = _assembled(plan, region, pieces)
+    labelled = _labelled(plan, around, plan.grid.context)
+    for step in range(1, STEPS + 1):
+        if not labelled.doubtful(block):
+            break
+        context = plan.grid.context + 2 * step * plan.network.settings.window
         around = compute(plan.grid.region(block, context))
-        labelled = _labelled(plan, around)
-        own = _owned(plan, labelled, block)
-    return _measured(plan, labelled, own, around, block)
+        labelled = _labelled(plan, around, context)
+    return _measured(plan, labelled, _owned(plan, labelled, block), around, block)
 
 
-def _labelled(plan: Plan, around: Piece) -> postprocess.Labelled:
-    network = plan.network
-    return postprocess.label_nuclei(
-        around.logits, around.area, plan.grid.plane, network.settings, network.classifier
+def _labelled(plan: Plan, around: Piece, context: int) -> postprocess.Labelled:
+    return postprocess.label_objects(
+        np.asarray(around.logits, np.float32),
+        around.area,
+        plan.grid.plane,
+        plan.network.head,
+        context=context,
     )
 
 
 def _owned(plan: Plan, labelled: postprocess.Labelled, block: Rect) -> NDArray[np.int32]:
-    """Roots that are seen in the label map and lie in the block, in a run square and in the ROI."""
-    roots = np.unique(labelled.labels)
-    roots = roots[roots > 0] - 1
+    """Roots of the block's objects that lie in a run square and in the region of interest."""
+    roots = labelled.owned(block)
     rows = labelled.seeds[roots, 0] + labelled.region.y
     cols = labelled.seeds[roots, 1] + labelled.region.x
-    wanted = (rows >= block.y) & (rows < block.bottom) & (cols >= block.x) & (cols < block.right)
-    wanted &= plan.grid.squares[rows // SQUARE, cols // SQUARE]
+    wanted = plan.grid.squares[rows // SQUARE, cols // SQUARE]
     if plan.roi is not None:
         scale = np.asarray(plan.plane.geometry.scale)
-        wanted &= plan.roi.inside((np.column_stack([cols, rows]) + 0.5) * scale)
+        wanted = wanted & plan.roi.inside((np.column_stack([cols, rows]) + 0.5) * scale)
     return np.asarray(roots[wanted], np.int32)
 
 
@@ -82,7 +88,7 @@ def _measured(
     around: Piece,
     block: Rect,
 ) -> Cells:
-    own, flags = _beside_gaps(labelled, own, around)
+    own, flags = _beside_gaps(labelled, own, around, plan.grid.halo)
     outlined = contours.outlines(labelled.labels, own + 1)
     large = outlined.area_px * plan.pixel_size[0] * plan.pixel_size[1] >= plan.smallest_um2
     if not large.all():
@@ -101,7 +107,7 @@ def _measured(
 
 
 def _beside_gaps(
-    labelled: postprocess.Labelled, own: NDArray[np.int32], around: Piece
+    labelled: postprocess.Labelled, own: NDArray[np.int32], around: Piece, halo: int
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """Without the objects that reach into a gap; those the network saw a gap beside are flagged."""
     flags = np.zeros(len(own), np.uint8)
@@ -110,27 +116,39 @@ def _beside_gaps(
     missing = np.zeros(labelled.labels.shape, np.bool_)
     for gap in around.gaps:
         missing[gap.clipped(around.area).slices(around.area)] = True
-    near = ndimage.distance_transform_cdt(~missing, metric="chessboard") <= HALO
+    near = ndimage.distance_transform_cdt(~missing, metric="chessboard") <= halo
     lost = np.isin(own + 1, labelled.labels[missing])
     flags[np.isin(own + 1, labelled.labels[near])] = NEAR_GAP
     return own[~lost], flags[~lost]
 
 
-def _assembled(region: Rect, pieces: list[Piece]) -> Piece:
+def _assembled(plan: Plan, region: Rect, pieces: list[Piece]) -> Piece:
     """The pieces as one; where nothing was computed no seed can be found."""
-    first = pieces[0]
-    logits = np.zeros((len(first.logits), region.height, region.width), np.float32)
-    logits[4] = -np.inf
-    channels = first.pixels.shape[2]
-    pixels = np.full((region.height, region.width, channels), 255, first.pixels.dtype)
+    head = plan.network.head
+    logits = np.zeros((head.planes, region.height, region.width), np.float32)
+    logits[head.last_planes] = -np.inf
+    pixels = plan.plane.slide.empty(region.width, region.height)
     for piece in pieces:
         part = piece.area.clipped(region)
         if _filled(part):
-            target, source = part.slices(region), part.slices(piece.area)
-            logits[:, target[0], target[1]] = piece.logits[:, source[0], source[1]]
-            pixels[target] = piece.pixels[source]
+            (rows, cols), source = part.slices(region), part.slices(piece.area)
+            _restore(piece.logits[:, *source], logits[:, rows, cols])
+            pixels[rows, cols] = piece.pixels[source]
     gaps = {gap for piece in pieces for gap in piece.gaps}
     return Piece(region, logits, pixels, tuple(sorted(gaps)))
+
+
+def halved(logits: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Logits that a bf16 network gave, in half the memory: the other bits are 0."""
+    return (logits.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _restore(kept: Logits, logits: NDArray[np.float32]) -> None:
+    """Write logits, halved or not, into `logits`."""
+    if kept.dtype == np.uint16:
+        logits[...] = (kept.astype(np.uint32) << 16).view(np.float32)
+    else:
+        logits[...] = kept
 
 
 def _filled(area: Rect) -> bool:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
-
-from jobs.imaging.contract import BadInput
 from jobs.imaging.plane import Plane
+from jobs.imaging.readers.reader import Pixels
+from jobs.imaging.slide import ReadFailed
 from jobs.imaging.tiling import Rect
-
-Pixels = NDArray[np.uint8]
 
 SMALLEST = 64
 """Side, in plane pixels, of the least rectangle that is given up: finer than a slide's own tiles."""
@@ -44,7 +40,7 @@ class Patient(Plane):
         """The same, and which parts of it are gaps."""
         try:
             return super().read(*area), []
-        except BadInput:
+        except ReadFailed:
             return self._in_parts(area)
 
     def _in_parts(self, area: Rect) -> tuple[Pixels, list[Rect]]:
@@ -52,17 +48,13 @@ class Patient(Plane):
         if len(parts) == 1:
             with self._noting:
                 self._noted.add(area)
-            return _white(area), [area]
-        pixels = _white(area)
+            return self.slide.empty(area.width, area.height), [area]
+        pixels = self.slide.empty(area.width, area.height)
         gaps: list[Rect] = []
         for part in parts:
             pixels[part.slices(area)], missing = self.read_telling(part)
             gaps += missing
         return pixels, gaps
-
-
-def _white(area: Rect) -> Pixels:
-    return np.full((area.height, area.width, 3), 255, np.uint8)
 
 
 def _halves(area: Rect) -> Iterator[Rect]:

@@ -116,6 +116,8 @@ class Plan:
                 tile=settled.tile,
                 squares=settled.squares,
                 whole=settled.whole,
+                halo=net.halo,
+                context=net.head.context,
             ),
             settled.scale,
             net,
@@ -133,6 +135,8 @@ class Plan:
             "precision": self.precision,
             "graph": self.network.graph,
             "batch": self.batch,
+            "halo": self.grid.halo,
+            "context": self.grid.context,
             "pipeline": PIPELINE_VERSION,
             "libraries": {name: _version(name) for name in LIBRARIES},
         }
@@ -140,7 +144,7 @@ class Plan:
     @property
     def batch(self) -> int:
         """Windows that the network is given at once."""
-        return 1 if self.network.device.type == "cpu" else 8
+        return self.network.batch_size(self.grid.tile, self.precision)
 
     def fingerprint(self) -> str:
         """Names the numerics: blocks of one plan and one fingerprint are equal to the last bit."""

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from jobs.imaging.blocks import BlockFacts, BlockStore, Key
 from jobs.imaging.contract import BadInput
-from jobs.imaging.finishing import Piece, finish
+from jobs.imaging.finishing import Piece, finish, halved
 from jobs.imaging.gaps import Patient
 from jobs.imaging.network import cores
 from jobs.imaging.plan import Plan
 from jobs.imaging.progress import Tick
-from jobs.imaging.tiling import ALIGN, HALO, Grid, Rect, Window
+from jobs.imaging.readers.reader import Pixels
+from jobs.imaging.tiling import ALIGN, Grid, Rect, Window
 
 Result = TypeVar("Result")
-Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32]
 
 BEAT_S = 0.5
@@ -143,7 +143,9 @@ class Segmenter:
     def _submit(self, read: list[_Read]) -> tuple[list[_Read], Future[list[Logits]]]:
         self._check_gaps()
         plan = self.plan
-        return read, plan.network.submit([one.pixels for one in read], plan.scale, plan.precision)
+        keep = _wanted(read[0].window)
+        tiles = [one.pixels for one in read]
+        return read, plan.network.submit(tiles, plan.scale, plan.precision, keep)
 
     def _exact(self, read: list[_Read], made: list[Logits]) -> Iterator[tuple[Window, Piece]]:
         for one, logits in zip(read, made, strict=True):
@@ -151,8 +153,11 @@ class Segmenter:
             self._tick()
             keep = one.window.keep
             rows, cols = keep.slices(one.window.area)
-            pixels = one.pixels[rows, cols]
-            yield one.window, Piece(keep, logits[:, rows, cols].copy(), pixels, one.gaps)
+            pixels = one.pixels[rows, cols].copy()  # a view would keep the halo in memory
+            if self.plan.precision == "bf16":
+                yield one.window, Piece(keep, halved(logits), pixels, one.gaps)
+            else:
+                yield one.window, Piece(keep, logits, pixels, one.gaps)
 
     def _read(self, window: Window) -> _Read:
         pixels, gaps = self._pixels(window.area)
@@ -168,14 +173,16 @@ class Segmenter:
 
     def _computed(self, region: Rect) -> Piece:
         """The piece of any region, in one call of the network."""
-        grown = region.grown(HALO)
+        grown = region.grown(self.plan.grid.halo)
         x, y = grown.x // ALIGN * ALIGN, grown.y // ALIGN * ALIGN
         right, bottom = -(-grown.right // ALIGN) * ALIGN, -(-grown.bottom // ALIGN) * ALIGN
         area = Rect(x, y, right - x, bottom - y).clipped(self.plan.grid.padded)
         pixels, gaps = self._pixels(area)
-        logits = self.plan.network.logits(pixels, self.plan.scale, self.plan.precision)
+        window = Window((-1, -1), area, region)
+        plan = self.plan
+        logits = plan.network.logits(pixels, plan.scale, plan.precision, _wanted(window))
         rows, cols = region.slices(area)
-        return Piece(region, np.ascontiguousarray(logits[:, rows, cols]), pixels[rows, cols], gaps)
+        return Piece(region, logits, pixels[rows, cols], gaps)
 
     def _check_gaps(self) -> None:
         gaps = self._reader.gaps
@@ -322,11 +329,21 @@ def _fraction(shard: int) -> float:
     return fraction
 
 
+def _form(window: Window) -> tuple[int, ...]:
+    return (*window.area[2:], *_wanted(window))
+
+
+def _wanted(window: Window) -> Rect:
+    """The part of a window whose logits are wanted, in its own pixels."""
+    keep, area = window.keep, window.area
+    return Rect(keep.x - area.x, keep.y - area.y, keep.width, keep.height)
+
+
 def _batches(windows: Iterator[Window], most: int) -> Iterator[list[Window]]:
-    """Neighbours in order whose areas have one shape, up to `most` together."""
+    """Neighbours in order whose areas have one shape and use, up to `most` together."""
     batch: list[Window] = []
     for window in windows:
-        if batch and (len(batch) == most or batch[0].area[2:] != window.area[2:]):
+        if batch and _form(batch[0]) != _form(window):
             yield batch
             batch = []
         batch.append(window)

@@ -13,7 +13,7 @@ from jobs.imaging.merging import Merged
 from jobs.imaging.normalisation import RULE
 from jobs.imaging.plan import Plan
 from jobs.imaging.slide import cell_pixel_size
-from jobs.imaging.tiling import BLOCK, CONTEXT, HALO, SQUARE
+from jobs.imaging.tiling import BLOCK, SQUARE
 from jobs.imaging.weights import describe
 
 if TYPE_CHECKING:
@@ -112,9 +112,7 @@ def facts_of(
             **plan.numerics(),
             "blocks_by_fingerprint": dict(merged.fingerprints),
             "tile": plan.grid.tile,
-            "halo": HALO,
             "block": BLOCK,
-            "context": CONTEXT,
             "run_square": SQUARE,
         },
         "contour": "pixel_edge",

@@ -83,6 +83,7 @@ class Grid:
     whole     every window has the size of a tile, as a GPU wants it; else each is cut down to what
               is needed of it
     block     side of a block; of no influence on the cells, and the same in every job
+    halo, context   as HALO and CONTEXT, of the model that runs
     """
 
     def __init__(
@@ -94,13 +95,16 @@ class Grid:
         squares: NDArray[np.bool_],
         whole: bool = False,
         block: int = BLOCK,
+        halo: int = HALO,
+        context: int = CONTEXT,
     ) -> None:
-        if tile % ALIGN or tile < 2 * HALO + 64:
-            raise ValueError(f"tile is {tile}: a multiple of {ALIGN}, at least {2 * HALO + 64}")
+        if tile % ALIGN or tile < 2 * halo + 64:
+            raise ValueError(f"tile is {tile}: a multiple of {ALIGN}, at least {2 * halo + 64}")
         self.plane = Rect(0, 0, width, height)
         self.padded = Rect(0, 0, _up(width, PAD_TO), _up(height, PAD_TO))
         self.tile = tile
-        self.core = tile - 2 * HALO
+        self.halo, self.context = halo, context
+        self.core = tile - 2 * halo
         self.whole = whole
         self.block = block
         self.squares = squares
@@ -138,9 +142,9 @@ class Grid:
         sides = np.minimum(squares + SQUARE, [self.plane.height, self.plane.width]) - squares
         return int(sides.prod(axis=1).sum())
 
-    def region(self, block: Rect, context: int = CONTEXT) -> Rect:
-        """The plane pixels whose logits decide the cells of `block`."""
-        return block.grown(context).clipped(self.plane)
+    def region(self, block: Rect, context: int = 0) -> Rect:
+        """The plane pixels whose logits decide the cells of `block`, in the usual context or more."""
+        return block.grown(max(context, self.context)).clipped(self.plane)
 
     def windows(self, block: Rect) -> list[Window]:
         """The windows that cover what `block` needs; the same window for whoever asks."""
@@ -166,31 +170,31 @@ class Grid:
             return None
         if self.whole:
             return Window((row, col), self._whole_area(tile), tile)
-        x, width = _span(needed.x, needed.right, self.padded.width)
-        y, height = _span(needed.y, needed.bottom, self.padded.height)
+        x, width = _span(needed.x, needed.right, self.padded.width, self.halo)
+        y, height = _span(needed.y, needed.bottom, self.padded.height, self.halo)
         return Window((row, col), Rect(x, y, width, height), needed)
 
     def _whole_area(self, tile: Rect) -> Rect:
         """A tile's full square round a core, pushed inward at the edges of the padded plane."""
         width, height = min(self.tile, self.padded.width), min(self.tile, self.padded.height)
-        x = max(0, min(tile.x - HALO, self.padded.width - width))
-        y = max(0, min(tile.y - HALO, self.padded.height - height))
+        x = max(0, min(tile.x - self.halo, self.padded.width - width))
+        y = max(0, min(tile.y - self.halo, self.padded.height - height))
         return Rect(x, y, width, height)
 
     def _needed(self, tile: Rect) -> Rect | None:
-        near = self.runs(tile.grown(CONTEXT))
+        near = self.runs(tile.grown(self.context))
         rows, cols = np.nonzero(near)
         if not len(rows):
             return None
-        origin_y = max(0, tile.y - CONTEXT) // SQUARE * SQUARE
-        origin_x = max(0, tile.x - CONTEXT) // SQUARE * SQUARE
+        origin_y = max(0, tile.y - self.context) // SQUARE * SQUARE
+        origin_x = max(0, tile.x - self.context) // SQUARE * SQUARE
         bounding = Rect(
             origin_x + int(cols.min()) * SQUARE,
             origin_y + int(rows.min()) * SQUARE,
             int(cols.max() - cols.min() + 1) * SQUARE,
             int(rows.max() - rows.min() + 1) * SQUARE,
         )
-        return bounding.grown(CONTEXT).clipped(tile)
+        return bounding.grown(self.context).clipped(tile)
 
 
 def run_squares(width: int, height: int) -> NDArray[np.bool_]:
@@ -213,10 +217,10 @@ def squares_of_mask(
     return squares
 
 
-def _span(low: int, high: int, limit: int) -> tuple[int, int]:
+def _span(low: int, high: int, limit: int, halo: int) -> tuple[int, int]:
     """Start and length of a window's side: halo, on the grid, and in steps of 64 where there is
     room, so that few shapes occur (each new one costs the CPU kernels a compilation)."""
-    start, stop = max(0, low - HALO), min(limit, _up(high + HALO, ALIGN))
+    start, stop = max(0, low - halo), min(limit, _up(high + halo, ALIGN))
     missing = -(stop - start) % 64
     wider = min(limit, stop + missing)
     start = max(0, start - (missing - (wider - stop)))
