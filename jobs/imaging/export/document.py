@@ -7,7 +7,52 @@ from pathlib import Path
 import numpy as np
 
 from jobs.imaging.cells import Cells
-from jobs.imaging.export.writing import Separated, encoded, numbered
+from jobs.imaging.export.batch import Batch
+from jobs.imaging.export.text import Template
+from jobs.imaging.export.writing import Separated, Unled, encoded, numbered
+
+
+class Document:
+    """Streams the document; the totals that follow the cells are known when it is closed."""
+
+    def __init__(self, path: Path, *, tiles: int, method: str) -> None:
+        self._tail = {
+            "tiles_processed": tiles,
+            "method": method,
+            "coordinate_order": {"polygon": "yx", "centroid": "xy"},
+        }
+        self._template = (
+            Template()
+            .text(',{"cell_id":')
+            .rank()
+            .text(',"label_id":')
+            .rank()
+            .text(',"polygon":')
+            .ring(y_first=True, origin=(0, 0))
+            .text(',"area":')
+            .area()
+            .text(',"centroid":[')
+            .point(0)
+            .text("]")
+            .choice(0, ',"near_gap":true')
+            .text("}")
+        )
+        self._total = 0
+        self._rows = Unled(b",")
+        self._stream = path.open("wb")
+        self._stream.write(b'{"cells":[')
+
+    def add(self, batch: Batch) -> None:
+        """Append the cells of a batch."""
+        rows = self._template.render(batch, points=(batch.centroid,), flags=(batch.near_gap,))
+        self._stream.write(self._rows.unled(rows))
+        self._total += len(batch)
+
+    def close(self) -> None:
+        """Write the totals and end the file."""
+        tail = encoded({"total_cells": self._total, **self._tail})
+        self._stream.write(b"]," + tail[1:])
+        self._stream.close()
 
 
 class DocumentWriter:

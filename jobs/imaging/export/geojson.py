@@ -9,15 +9,58 @@ from typing import Any
 
 import numpy as np
 import shapely
+from isal import isal_zlib
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from jobs.imaging import contours, measurement
 from jobs.imaging.cells import Cells, Schema
-from jobs.imaging.export.writing import Separated, encoded, numbered
+from jobs.imaging.export.batch import Batch
+from jobs.imaging.export.frame import Frame
+from jobs.imaging.export.text import Template
+from jobs.imaging.export.writing import GZIP, LEVEL, Separated, Unled, encoded, numbered
 from jobs.imaging.tissue import Tissue
 
 TISSUE_COLOUR = [0, 0, 180]
+
+
+class Detections:
+    """Streams `cells.geojson.gz`. Coordinates start where QuPath shows the image's corner: at the
+    slide's bounds where it has them."""
+
+    def __init__(self, path: Path, *, schema: Schema, frame: Frame) -> None:
+        self._template = _template(schema, frame.origin)
+        self._rows = Unled(b",\n")
+        self._file = path.open("wb")
+        self._gzip = isal_zlib.compressobj(LEVEL, wbits=GZIP)
+        self._write(b'{"type":"FeatureCollection","features":[\n')
+
+    def add(self, batch: Batch) -> None:
+        """Append the features of a batch."""
+        flags = (batch.has_nucleus, batch.near_gap)
+        self._write(self._rows.unled(self._template.render(batch, flags=flags)))
+
+    def close(self) -> None:
+        """End the file."""
+        self._write(b"\n]}\n")
+        self._file.write(self._gzip.flush())
+        self._file.close()
+
+    def _write(self, text: bytes | memoryview) -> None:
+        self._file.write(self._gzip.compress(text))
+
+
+def _template(schema: Schema, origin: tuple[int, int]) -> Template:
+    template = Template().text(',\n{"type":"Feature","id":"').object_id()
+    template.text('","geometry":{"type":"Polygon","coordinates":[')
+    template.ring(closed=True, origin=origin).text("]}")
+    if schema.object_type == "cell":
+        template.choice(0, ',"nucleusGeometry":{"type":"Polygon","coordinates":[')
+        template.nucleus(origin=origin).choice(0, "]}")
+    template.text(f',"properties":{{"objectType":"{schema.object_type}","measurements":{{')
+    for column, name in enumerate(schema.names):
+        template.text(("," if column else "") + encoded(name).decode() + ":").value(column)
+    return template.text("}").choice(1, ',"metadata":{"near_gap":"true"}').text("}}")
 
 
 class GeoJsonWriter:

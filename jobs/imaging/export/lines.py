@@ -5,7 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.imaging.cells import Cells
+from jobs.imaging.export.batch import Batch
+from jobs.imaging.export.text import Template
 from jobs.imaging.export.writing import encoded, numbered
+
+
+class Lines:
+    """Streams the lines."""
+
+    def __init__(self, path: Path, *, pixel_size: tuple[float, float]) -> None:
+        size = encoded(list(pixel_size)).decode()
+        self._template = (
+            Template()
+            .text('{"cell_id":')
+            .rank()
+            .text(',"label_id":')
+            .rank()
+            .text(',"id":"')
+            .object_id()
+            .text('","polygon":')
+            .ring(origin=(0, 0))
+            .text(',"area":')
+            .area()
+            .text(',"centroid":[')
+            .point(0)
+            .text('],"centroid_kind":"')
+            .choice(0, "inside_point", "centroid")
+            .text('","tile_origin":[')
+            .point(1)
+            .text(f'],"pixel_size_um":{size}')
+            .choice(1, ',"near_gap":true')
+            .text("}\n")
+        )
+        self._stream = path.open("wb")
+
+    def add(self, batch: Batch) -> None:
+        """Append the lines of a batch."""
+        points, flags = (batch.centroid, batch.origin), (batch.replaced, batch.near_gap)
+        self._stream.write(self._template.render(batch, points=points, flags=flags))
+
+    def close(self) -> None:
+        """End the file."""
+        self._stream.close()
 
 
 class LinesWriter:
