@@ -128,6 +128,7 @@ def _floor(options: argparse.Namespace, model: Path, folder: Path) -> Timed:
     from jobs.imaging import network
     from jobs.imaging.cell_job import bench_of
     from jobs.imaging.progress import Progress
+    from jobs.imaging.segmentation import wanted
 
     network.warm(model)
     torch.set_num_threads(options.threads)
@@ -137,23 +138,22 @@ def _floor(options: argparse.Namespace, model: Path, folder: Path) -> Timed:
         blocks = [block for row in grid.rows() for block in row]
         windows = {one.index: one for block in blocks for one in grid.windows(block)}
         kind = network.DTYPES[plan.precision]
-        low, gain = np.float32(plan.scale.low), np.float32(plan.scale.gain)
         for window in windows.values():
             inside = window.area.clipped(grid.plane)
             missing = window.area.height - inside.height, window.area.width - inside.width
             pixels = np.pad(
                 plan.plane.read(*inside), ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect"
             )
-            scaled = np.clip((pixels - low) * gain, -2, 3)
-            batch = torch.from_numpy(scaled).permute(2, 0, 1)[None].to(plan.network.device, kind)
-            batches.append(batch.contiguous(memory_format=torch.channels_last))
+            batch = network.normalised(pixels, plan.scale).to(plan.network.device, kind)
+            keep = wanted(window)
+            batches.append((batch.contiguous(memory_format=torch.channels_last), keep))
         net, precision = plan.network.eager(plan.precision), plan.precision
 
     def run() -> Row:
         with torch.inference_mode():
-            for batch in batches:
-                net(batch)
-            if batches and batches[0].is_cuda:
+            for batch, keep in batches:
+                net(batch, keep)
+            if batches and batches[0][0].is_cuda:
                 torch.cuda.synchronize()
         return {"cells": 0, "tiles": len(batches), "precision": precision}
 

@@ -143,7 +143,7 @@ class Segmenter:
     def _submit(self, read: list[_Read]) -> tuple[list[_Read], Future[list[Logits]]]:
         self._check_gaps()
         plan = self.plan
-        keep = _wanted(read[0].window)
+        keep = wanted(read[0].window)
         tiles = [one.pixels for one in read]
         return read, plan.network.submit(tiles, plan.scale, plan.precision, keep)
 
@@ -180,7 +180,7 @@ class Segmenter:
         pixels, gaps = self._pixels(area)
         window = Window((-1, -1), area, region)
         plan = self.plan
-        logits = plan.network.logits(pixels, plan.scale, plan.precision, _wanted(window))
+        logits = plan.network.logits(pixels, plan.scale, plan.precision, wanted(window))
         rows, cols = region.slices(area)
         return Piece(region, logits, pixels[rows, cols], gaps)
 
@@ -330,10 +330,10 @@ def _fraction(shard: int) -> float:
 
 
 def _form(window: Window) -> tuple[int, ...]:
-    return (*window.area[2:], *_wanted(window))
+    return (*window.area[2:], *wanted(window))
 
 
-def _wanted(window: Window) -> Rect:
+def wanted(window: Window) -> Rect:
     """The part of a window whose logits are wanted, in its own pixels."""
     keep, area = window.keep, window.area
     return Rect(keep.x - area.x, keep.y - area.y, keep.width, keep.height)
