@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +33,7 @@ from jobs.states import JobState
 
 Told = Callable[[Key, BlockFacts], None]
 NO_FACTS = BlockFacts(0, 0, None, "")
+log = logging.getLogger(__name__)
 
 
 class JobBlocks:
@@ -54,6 +57,7 @@ class JobBlocks:
         self.folder = f"{attempt_folder(job, job.attempt)}/{blocks.FOLDER}"
         self._copies, self._beat, self._told = copies, beat, told
         self._known: dict[tuple[str, Key], Block] = {}
+        self._seen: dict[str, dict[Key, Block]] = defaultdict(dict)  # what `finished` read so far
         self._home = threading.get_ident()
 
     def plan(self, name: str, make: Callable[[], bytes]) -> bytes:
@@ -65,23 +69,35 @@ class JobBlocks:
         return self.get(name, PLAN)
 
     def finished(self, name: str) -> Mapping[Key, BlockFacts]:
-        """The blocks of all attempts that are whole, and those with gaps of this one. One query."""
+        """The blocks of all attempts that are whole, and those with gaps of this one.
+
+        One query for what is new: rows are inserted under the job's lock, so their numbers rise as
+        they are committed.
+        """
+        seen = self._seen[name]
+        latest = max((block.pk for block in seen.values()), default=0)
         with self._connected():
             whole = self._rows(name).filter(Q(gaps=0) | Q(attempt=self.attempt), row__gte=0)
-            found = {(block.row, block.col): block for block in whole}
-        self._known.update(((name, key), block) for key, block in found.items())
-        return {key: _facts(block) for key, block in found.items()}
+            seen.update(((row.row, row.col), row) for row in whole.filter(pk__gt=latest))
+        return {key: _facts(block) for key, block in seen.items()}
 
     def put(self, name: str, key: Key, content: bytes, facts: BlockFacts) -> None:
         """Keep a block; the first one stays, unless it had gaps. Raises Stopped when fenced."""
-        if self._keep(name, key, content, facts):
+        kept = self._keep(name, key, content, facts)
+        # one line for each computed block: what was finished is never computed again
+        log.info(
+            "%s attempt %d: block %d, %d computed (%d cells, %d gaps)%s",
+            *(self.job, self.attempt, *key, facts.cells, facts.gaps),
+            "" if kept else ", and another was first",
+        )
+        if kept:
             self._told(key, facts)
 
     def get(self, name: str, key: Key) -> bytes:
         """The content of a finished block. Raises Stopped when fenced, BlockLost when the storage
         lost it: then it is no longer finished, and the next attempt makes it again."""
         self._beat()
-        block = self._known.get((name, key))
+        block = self._known.get((name, key)) or self._seen[name].get(key)
         if block is None:
             with self._connected():
                 block = self._find(name, key)
@@ -187,11 +203,17 @@ class JobBlocks:
         try:
             content = blocks.content_of(block.path, block.sha256)
         except blocks.BlockLost:
-            with self._connected():
-                self._rows(block.name).filter(pk=block.pk).update(job=None)
+            self._forget(block)
             raise
         self._copy(block, content)
         return content
+
+    def _forget(self, block: Block) -> None:
+        key = (block.row, block.col)
+        self._known.pop((block.name, key), None)
+        self._seen[block.name].pop(key, None)
+        with self._connected():
+            self._rows(block.name).filter(pk=block.pk).update(job=None)
 
     def _copy(self, block: Block, content: bytes) -> None:
         copy = self._place(block)
