@@ -9,17 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from jobs.imaging.artefacts import find_marks
 from jobs.imaging.plane import Geometry, Plane
 from jobs.imaging.tiling import Rect
 
 MPP = 8.0
-METHOD = "distance from glass, Otsu bounded, edges half covered, v1"
+METHOD = "distance from glass or stain, Otsu bounded, pen and slide edges left out, v2"
+BRIGHT_METHOD = "brighter than background, Otsu bounded, closed, v1"
 SMALLEST_UM2 = 4_000.0
 """Islands below this are dust; a tissue fragment of 70 µm is kept."""
 
 FAINTEST, STRONGEST = 12.0, 28.0
 """Bounds of the threshold, in grey values below the glass. The noise and shading of bare glass stay
 under the first; pale stroma lies above the second even where Otsu would split dark from pale."""
+
+STAINED = 10.0
+"""Grey values by which a channel lies below another one. Shading, dust and blur take all colours
+alike, stains do not: so fat and pale stroma are found although they are hardly darker than glass."""
 
 MARGIN_UM = 40.0
 """How far beyond the mask nuclei are looked for: they overhang edges that 8 µm pixels blur."""
@@ -30,12 +36,16 @@ READ = 1024
 
 @dataclass(frozen=True)
 class Tissue:
-    """The mask and how it was found. `scale`: level-0 pixels per mask pixel, by axis."""
+    """The mask and how it was found. `scale`: level-0 pixels per mask pixel, by axis.
+
+    `marks` is of the mask's shape: artefacts.PEN or EDGE where that was taken away.
+    """
 
     mask: NDArray[np.bool_]
     scale: tuple[float, float]
     threshold: float
     method: str = METHOD
+    marks: NDArray[np.uint8] | None = None
 
     @property
     def fraction(self) -> float:
@@ -49,7 +59,7 @@ def thumbnail(plane: Plane, tick: Callable[[int, int], None]) -> NDArray[np.uint
     whole = Rect(0, 0, plane.width, plane.height)
     for done, part in enumerate(parts):
         tick(done, len(parts))
-        picture[part.slices(whole)] = plane.read(*part)
+        picture[part.slices(whole)] = plane.read_rgb(*part)
     tick(len(parts), len(parts))
     return picture
 
@@ -58,13 +68,35 @@ def find_tissue(
     picture: NDArray[np.uint8], scale: tuple[float, float], *, mpp: float, smallest_um2: float
 ) -> Tissue:
     """Mark tissue on a picture of the slide at `mpp` µm per pixel; all glass gives an empty mask."""
-    strength = _below_glass(picture)
+    glass = _glass(picture)
+    below = glass - picture
+    strength = _smooth(below.max(axis=2))
     threshold = _threshold(strength)
-    mask = _half_covered(strength > threshold, strength)
-    smallest = max(1, round(smallest_um2 / mpp**2))
-    mask = _without_islands(mask, smallest)
-    mask = ~_without_islands(~mask, smallest)
-    return Tissue(mask, scale, threshold)
+    stain = _smooth(below.max(axis=2) - below.min(axis=2))
+    dark = (strength > threshold) | ((stain > STAINED) & (strength > FAINTEST))
+    marks = find_marks(picture, glass, dark, mpp=mpp)
+    mask = _half_covered(dark & (marks == 0), strength)
+    mask = _whole(mask, max(1, round(smallest_um2 / mpp**2)))
+    return Tissue(mask, scale, threshold, marks=np.where(mask, 0, marks).astype(np.uint8))
+
+
+def find_bright_tissue(
+    picture: NDArray[np.uint8], scale: tuple[float, float], *, mpp: float, smallest_um2: float
+) -> Tissue:
+    """Mark tissue on a picture of a fluorescence slide: what is brighter than its background.
+
+    Nuclei are bright and lie apart: those with less than twice MARGIN_UM between them are one piece.
+    """
+    light = ndimage.uniform_filter(picture.max(axis=2).astype(np.float32), 3)
+    light -= np.percentile(light, 5)
+    threshold = _threshold(light)
+    bright = np.pad(light > threshold, border := int(MARGIN_UM / mpp) + 2)
+    near = widened(bright, mpp=mpp)
+    closed = ndimage.distance_transform_edt(near) > MARGIN_UM / mpp
+    mask = bright | closed
+    mask = mask[border:-border, border:-border]
+    mask = _whole(mask, max(1, round(smallest_um2 / mpp**2)))
+    return Tissue(mask, scale, threshold, BRIGHT_METHOD)
 
 
 def widened(mask: NDArray[np.bool_], *, mpp: float) -> NDArray[np.bool_]:
@@ -75,15 +107,17 @@ def widened(mask: NDArray[np.bool_], *, mpp: float) -> NDArray[np.bool_]:
     return np.asarray(distance <= MARGIN_UM / mpp)
 
 
-def _below_glass(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How much darker or more coloured than bare glass each pixel is, lightly smoothed."""
+def _glass(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """RGB of bare glass: the brightest that the scanner saw."""
     pixels = picture.reshape(-1, 3)
     seen = pixels[(pixels != 255).any(axis=1)]  # pure white: the scanner saw nothing there
     if len(seen) < len(pixels) // 100 or not len(seen):
         seen = pixels
-    glass = np.clip(np.percentile(seen, 99, axis=0), 190, 255).astype(np.float32)
-    strength = (glass - picture).max(axis=2)
-    return np.asarray(ndimage.median_filter(strength, size=3, mode="nearest"))
+    return np.asarray(np.clip(np.percentile(seen, 99, axis=0), 190, 255), np.float32)
+
+
+def _smooth(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(ndimage.median_filter(values, size=3, mode="nearest"))
 
 
 def _half_covered(mask: NDArray[np.bool_], strength: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -109,6 +143,12 @@ def _otsu(values: NDArray[np.float32]) -> float:
     sums = np.cumsum(counts * centres)
     apart = sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
     return float(centres[int(np.argmax(below * above * apart**2))])
+
+
+def _whole(mask: NDArray[np.bool_], smallest: int) -> NDArray[np.bool_]:
+    """The mask without pieces and without holes of fewer than `smallest` pixels."""
+    mask = _without_islands(mask, smallest)
+    return np.asarray(~_without_islands(~mask, smallest))
 
 
 def _without_islands(mask: NDArray[np.bool_], smallest: int) -> NDArray[np.bool_]:

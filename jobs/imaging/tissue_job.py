@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jobs.imaging import params
 from jobs.imaging import tissue as tissues
+from jobs.imaging.artefacts import EDGE, PEN
 from jobs.imaging.contract import Outcome, Report, TissueRequest
 from jobs.imaging.export.geojson import write_tissue
 from jobs.imaging.export.staging import staging
@@ -51,8 +55,15 @@ def _tissue_facts(slide: Slide, found: Tissue) -> dict[str, Any]:
     if slide.mpp is not None:
         pixel = slide.mpp[0] * found.scale[0] * slide.mpp[1] * found.scale[1] / 1e6
     rows, cols = found.mask.shape
+
+    def mm2(part: NDArray[np.bool_]) -> float | None:
+        return None if pixel is None else round(float(part.sum()) * pixel, 6)
+
+    marks = np.zeros_like(found.mask, np.uint8) if found.marks is None else found.marks
     return {
-        "area_mm2": None if pixel is None else round(float(found.mask.sum()) * pixel, 6),
+        "area_mm2": mm2(found.mask),
+        "pen_mm2": mm2(marks == PEN),
+        "edge_mm2": mm2(marks == EDGE),
         "fraction": round(found.fraction, 6),
         "threshold": round(found.threshold, 3),
         "method": found.method,

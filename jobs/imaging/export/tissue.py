@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from jobs.imaging.artefacts import EDGE, PEN
 from jobs.imaging.contract import BadInput
 from jobs.imaging.tissue import Tissue
 
 OUTLINE = (0, 90, 255)
+MARKS = {PEN: (255, 140, 0), EDGE: (0, 150, 60)}
 
 
 def write_mask(path: Path, tissue: Tissue) -> None:
@@ -23,11 +25,17 @@ def write_mask(path: Path, tissue: Tissue) -> None:
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8], tissue: Tissue) -> None:
-    """Write the thumbnail with the outline of the tissue drawn on it."""
+    """Write the thumbnail with outlines: tissue blue, pen left out orange, slide edges green."""
     shown = picture.copy()
-    edge = tissue.mask & ~ndimage.binary_erosion(tissue.mask, np.ones((3, 3)))
-    shown[edge] = OUTLINE
-    Image.fromarray(shown).save(path, quality=88)
+    if tissue.marks is not None:
+        for kind, colour in MARKS.items():
+            shown[_rim(tissue.marks == kind)] = colour
+    shown[_rim(tissue.mask)] = OUTLINE
+    Image.fromarray(shown).save(path, quality=88, subsampling=0)
+
+
+def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(mask & ~ndimage.binary_erosion(mask, np.ones((3, 3))))
 
 
 def write_facts(path: Path, facts: dict[str, Any]) -> None:
