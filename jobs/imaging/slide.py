@@ -159,6 +159,23 @@ class Slide:
         return Rendering(self._reader.channels, sample)
 
 
+def cell_channels(slide: Slide, wanted: int | None) -> None:
+    """Raise BadInput where a model that takes `wanted` channels, or any, does not fit the slide.
+
+    Three are those of an RGB picture: a model of brightfield must not see three markers instead.
+    """
+    held = f"{len(slide.channels)} channels ({', '.join(slide.channels[:6])})"
+    if wanted is None or (
+        wanted == len(slide.channels) and (wanted == 3) == (slide.kind == "brightfield")
+    ):
+        return
+    kind = "RGB brightfield" if wanted == 3 else f"{wanted} channels"
+    raise BadInput(
+        f"{slide.path.name} is a {slide.kind} slide with {held}, and the model takes {kind}: choose "
+        f"a model for {slide.kind} slides."
+    )
+
+
 def _level(index: int, full: Size, size: Size) -> Level:
     across, down = full[0] / size[0], full[1] / size[1]
     whole = round((across + down) / 2)
