@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 
 from jobs.imaging.cells import NEAR_GAP, Cells, Schema
 from jobs.imaging.contours import outlines
-from jobs.imaging.export.all import Exports, Names, exports
+from jobs.imaging.export.all import Exports, Names, Tick, exports
 from jobs.imaging.export.frame import Frame
-from jobs.imaging.export.staging import staging
+from jobs.imaging.export.staging import Staging, staging
 
 PLANE = (1500, 1300)
 BLOCK = 512
@@ -29,6 +30,10 @@ FRAME = Frame(
     scale=(2.5, 2.5),
     bounds=(100, 60, 3600, 3100),
 )
+
+
+def silent(_done: int, _total: int) -> None:
+    """A tick that nobody hears."""
 
 
 def label_map(seed: int = 3) -> NDArray[np.int32]:
@@ -125,25 +130,38 @@ class Written:
         return dict(json.loads((self.folder / DOCUMENT).read_text()))
 
 
-def write(
-    folder: Path, blocks: list[Cells], *, kind: str = "detection", frame: Frame = FRAME
-) -> Written:
-    """Write every file of `blocks` into `folder`."""
+def opened(
+    stage: Staging, *, kind: str = "detection", frame: Frame = FRAME, threads: int = 2
+) -> AbstractContextManager[Exports]:
+    """The files of a slide, open for its blocks."""
     names = Names(LINES, DOCUMENT, "=slide, one.svs", 12, "tiled_parallel")
-    with staging(folder) as stage:
-        with exports(
-            stage, names=names, schema=Schema(kind, NAMES), frame=frame, result_key="key"
-        ) as files:
-            fill(files, blocks)
-        told = dict(files.told)
-        stage.publish()
-    return Written(folder, blocks, told)
+    schema = Schema(kind, NAMES)
+    return exports(
+        stage, names=names, schema=schema, frame=frame, result_key="key", threads=threads
+    )
 
 
-def fill(files: Exports, blocks: list[Cells]) -> None:
+def fill(files: Exports, blocks: list[Cells], tick: Tick = silent) -> None:
     """Give all blocks to the writers and complete the files."""
     first = 1
     for cells in blocks:
         files.add(cells, first)
         first += len(cells)
-    files.close()
+    files.close(tick)
+
+
+def write(
+    folder: Path,
+    blocks: list[Cells],
+    *,
+    kind: str = "detection",
+    threads: int = 2,
+    tick: Tick = silent,
+) -> Written:
+    """Write every file of `blocks` into `folder`."""
+    with staging(folder) as stage:
+        with opened(stage, kind=kind, threads=threads) as files:
+            fill(files, blocks, tick)
+        told = dict(files.told)
+        stage.publish()
+    return Written(folder, blocks, told)

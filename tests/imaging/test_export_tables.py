@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 from dataclasses import replace
@@ -15,7 +16,17 @@ import pytest
 import shapely
 
 from jobs.imaging.cells import Cells
-from tests.imaging.exported import FRAME, NAMES, Written, blocks_of, label_map, write
+from jobs.imaging.export.staging import staging
+from tests.imaging.exported import (
+    FRAME,
+    NAMES,
+    Written,
+    blocks_of,
+    fill,
+    label_map,
+    opened,
+    write,
+)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +161,7 @@ def test_one_id_names_one_cell_in_every_file(cells: Written) -> None:
 
 
 def test_files_written_twice_are_equal_to_the_byte(cells: Written, tmp_path: Path) -> None:
-    again = write(tmp_path, cells.blocks, kind="cell")
+    again = write(tmp_path, cells.blocks, kind="cell", threads=1)
     names = sorted(path.name for path in cells.folder.iterdir())
     assert names == sorted(path.name for path in again.folder.iterdir())
     assert len(names) == 8
@@ -174,3 +185,29 @@ def test_a_slide_without_cells_has_every_file_and_each_can_be_read(tmp_path: Pat
     written = write(tmp_path, [])
     assert written.features == written.lines == written.document["cells"] == _table(written) == []
     assert pq.read_table(tmp_path / "cells.parquet").num_rows == 0
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_what_stops_an_export_leaves_no_file_and_none_open(tmp_path: Path) -> None:
+    def stop(_done: int, _total: int) -> None:
+        raise _Stopped
+
+    with pytest.raises(_Stopped):
+        write(tmp_path, blocks_of(label_map())[:2], tick=stop)
+    gc.collect()  # a file left open is told here, and warnings are errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_by_whichever_file_met_it(tmp_path: Path) -> None:
+    def write_to_full_disk() -> None:
+        with staging(tmp_path) as stage:
+            (stage.folder / "cells.csv").symlink_to("/dev/full")
+            with opened(stage) as files:
+                fill(files, blocks_of(label_map())[:2])
+
+    with pytest.raises(OSError, match="No space left"):
+        write_to_full_disk()
+    assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from jobs.imaging.cells import Cells, Schema
 from jobs.imaging.export.batch import Batch, Numbered, gathered
@@ -115,30 +115,34 @@ def exports(
     schema: Schema,
     frame: Frame,
     result_key: str,
-    threads: int | None = None,
+    threads: int,
 ) -> Iterator[Exports]:
     """Every file of a job in `stage`, open for its blocks.
 
-    threads   that format and compress; the CPUs that this process may use, where None
+    threads   that format and compress; files do not depend on it
     """
-    nuclei = schema.object_type == "cell"
     with ExitStack() as open_now:
+
+        def opened(name: str, kind: str) -> BinaryIO:
+            return open_now.enter_context(stage.file(name, kind).open("wb"))
+
         places = Places(stage.folder / ".places")
         open_now.callback(places.close)
         streams: list[Stream] = [
-            Detections(stage.file("cells.geojson.gz", "geojson"), schema=schema, frame=frame),
-            Lines(stage.file(names.lines, "cells_jsonl"), pixel_size=frame.pixel_size),
+            Detections(opened("cells.geojson.gz", "geojson"), schema=schema, frame=frame),
+            Lines(opened(names.lines, "cells_jsonl"), pixel_size=frame.pixel_size),
             Document(
-                stage.file(names.document, "segmentation"), tiles=names.tiles, method=names.method
+                opened(names.document, "segmentation"), tiles=names.tiles, method=names.method
             ),
             GeoParquet(stage.file("cells.parquet", "parquet"), schema=schema, frame=frame),
-            Table(stage.file("cells.csv", "csv"), schema=schema, frame=frame, image=names.image),
+            Table(opened("cells.csv", "csv"), schema=schema, frame=frame, image=names.image),
         ]
+        nuclei = schema.object_type == "cell"
         pictures: list[Picture] = [
             Chunks(stage.file("chunks.bin", "chunks"), places),
             Overlay(stage.file("overlay.bin", "overlay"), places, frame),
             Labels(stage.file("labels.ome.tiff", "labels"), places, frame, nuclei=nuclei),
         ]
-        pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "export")
+        pool = ThreadPoolExecutor(threads, "export")
         open_now.callback(pool.shutdown, cancel_futures=True)
         yield Exports(streams, pictures, places, result_key, pool)

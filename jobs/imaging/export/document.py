@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from jobs.imaging.export.writing import Separated, Unled, encoded, numbered
 class Document:
     """Streams the document; the totals that follow the cells are known when it is closed."""
 
-    def __init__(self, path: Path, *, tiles: int, method: str) -> None:
+    def __init__(self, stream: BinaryIO, *, tiles: int, method: str) -> None:
         self._tail = {
             "tiles_processed": tiles,
             "method": method,
@@ -39,7 +40,7 @@ class Document:
         )
         self._total = 0
         self._rows = Unled(b",")
-        self._stream = path.open("wb")
+        self._stream = stream
         self._stream.write(b'{"cells":[')
 
     def add(self, batch: Batch) -> None:
@@ -52,7 +53,6 @@ class Document:
         """Write the totals and end the file."""
         tail = encoded({"total_cells": self._total, **self._tail})
         self._stream.write(b"]," + tail[1:])
-        self._stream.close()
 
 
 class DocumentWriter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import shapely
@@ -28,10 +28,10 @@ class Detections:
     """Streams `cells.geojson.gz`. Coordinates start where QuPath shows the image's corner: at the
     slide's bounds where it has them."""
 
-    def __init__(self, path: Path, *, schema: Schema, frame: Frame) -> None:
+    def __init__(self, stream: BinaryIO, *, schema: Schema, frame: Frame) -> None:
         self._template = _template(schema, frame.origin)
         self._rows = Unled(b",\n")
-        self._file = path.open("wb")
+        self._file = stream
         self._gzip = isal_zlib.compressobj(LEVEL, wbits=GZIP)
         self._write(b'{"type":"FeatureCollection","features":[\n')
 
@@ -44,7 +44,6 @@ class Detections:
         """End the file."""
         self._write(b"\n]}\n")
         self._file.write(self._gzip.flush())
-        self._file.close()
 
     def _write(self, text: bytes | memoryview) -> None:
         self._file.write(self._gzip.compress(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 from jobs.imaging.cells import Cells
 from jobs.imaging.export.batch import Batch
@@ -13,7 +14,7 @@ from jobs.imaging.export.writing import encoded, numbered
 class Lines:
     """Streams the lines."""
 
-    def __init__(self, path: Path, *, pixel_size: tuple[float, float]) -> None:
+    def __init__(self, stream: BinaryIO, *, pixel_size: tuple[float, float]) -> None:
         size = encoded(list(pixel_size)).decode()
         self._template = (
             Template()
@@ -37,7 +38,7 @@ class Lines:
             .choice(1, ',"near_gap":true')
             .text("}\n")
         )
-        self._stream = path.open("wb")
+        self._stream = stream
 
     def add(self, batch: Batch) -> None:
         """Append the lines of a batch."""
@@ -45,8 +46,7 @@ class Lines:
         self._stream.write(self._template.render(batch, points=points, flags=flags))
 
     def close(self) -> None:
-        """End the file."""
-        self._stream.close()
+        """Nothing follows the last row."""
 
 
 class LinesWriter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -32,14 +32,14 @@ ROOT = "Root object (Image)"
 class Table:
     """Streams the table; centroids in µm from the corner that QuPath shows."""
 
-    def __init__(self, path: Path, *, schema: Schema, frame: Frame, image: str) -> None:
+    def __init__(self, stream: BinaryIO, *, schema: Schema, frame: Frame, image: str) -> None:
         self._frame = frame
         template = Template(not_a_number="NaN").text(_row(safe(image))[:-1] + ",").object_id()
         template.text(f",{schema.object_type.capitalize()},,,{ROOT},Polygon")
         for column in range(2 + len(schema.names)):
             template.text(",").value(column)
         self._template = template.text(",").rank().choice(0, ",true\n", ",false\n")
-        self._stream = path.open("wb")
+        self._stream = stream
         self._stream.write(_row(*FIRST, *map(safe, schema.names), *LAST).encode())
 
     def add(self, batch: Batch) -> None:
@@ -48,8 +48,7 @@ class Table:
         self._stream.write(self._template.render(batch, flags=(batch.near_gap,), values=values))
 
     def close(self) -> None:
-        """End the file."""
-        self._stream.close()
+        """Nothing follows the last row."""
 
 
 def safe(name: str) -> str:
