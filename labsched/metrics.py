@@ -160,7 +160,11 @@ def _gauges(names: _TenantNames) -> Iterator[Metric]:
         "User slots that a tenant holds.",
         UserSlot.objects.filter(holder__isnull=False).count(),
     )
-    yield _gauge("worker_active_jobs", "Jobs that a worker holds.", dashboard.workers()["busy"])
+    yield _gauge(
+        "worker_active_jobs",
+        "Workers that run a job, or help with one.",
+        dashboard.workers()["busy"],
+    )
     yield from _by_queue()
     yield _depth_by_branch(names)
     yield _tiles_now()
@@ -230,6 +234,7 @@ def _tiles_now() -> Metric:
     running = Lease.objects.across_tenants("metrics count all tenants").filter(
         job__state=JobState.RUNNING.value,
         job__slide__isnull=False,
+        shard=0,  # what helpers do is in the progress of the job
         attempt=F("job__progress_row__attempt"),
     )
     speeds: dict[str, float] = {}

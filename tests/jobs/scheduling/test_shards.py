@@ -9,26 +9,28 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from jobs import moves, services
-from jobs.models import Branch, Job, JobProgress, Lease, Queue, UserSlot, Worker
+from jobs import moves, services, types
+from jobs.models import Branch, Job, JobProgress, Lease, Queue, Slide, UserSlot, Worker
 from jobs.scheduling import explain, leases, promotion, shards, slots, sweep, workers
 from jobs.scheduling.dispatch import Message, message_id, read_id
+from jobs.scheduling.line import Line
 from jobs.states import JobState
 from tenants.models import Tenant
 from tests import factories
 from tests.factories import jobs_of, states, workflow
 from tests.jobs.scheduling.steps import finish, start_all
+from tests.labsched.counting import samples
 
 pytestmark = pytest.mark.django_db
 LONG_AGO = dt.timedelta(minutes=10)
 
 
 @pytest.fixture(autouse=True)
-def house(settings: Any, rules: None) -> None:
+def house(settings: Any, rules: None, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.MAX_WORKERS = 6
     settings.SPREAD_SHARDS = 4
     factories.capacity(cpu=2, gpu=4)
-    shards._pace.__init__()  # type: ignore[misc]
+    monkeypatch.setattr(shards, "_pace", shards._Pace())  # jobs of other tests are not these
 
 
 def slide(tenant: Tenant, key: str = "cells", *, done: int = 10, total: int = 1000) -> Job:
@@ -119,6 +121,11 @@ def test_helpers_never_exceed_the_capacity_of_their_queue() -> None:
 def test_a_job_of_which_not_much_is_left_gets_no_help(done: int, total: int) -> None:
     slide(factories.tenant(), done=done, total=total)
     assert settle() == []
+
+
+def test_the_types_that_are_spread_are_those_that_can_be_helped_with() -> None:
+    kinds = (types.get(name) for name in types.names())
+    assert {kind.name for kind in kinds if kind.help} == set(shards.SPREADS)
 
 
 def test_other_job_types_are_not_spread() -> None:
@@ -384,3 +391,18 @@ def test_who_waits_behind_helpers_is_told_so_and_has_a_forecast() -> None:
     assert told["reason"] == "worker_limit"
     assert "within seconds" in told["detail"]
     assert told["position"] == 1
+
+
+def test_helpers_are_workers_that_are_busy_and_no_jobs_that_run() -> None:
+    user = factories.tenant()
+    job = slide(user)
+    path = Slide.objects.create(tenant=user, path="one.svs")
+    Job.objects.for_tenant(user).filter(pk=job.pk).update(slide=path)
+    alone = samples()
+    settle(2)
+    with_help = samples()
+    assert with_help["worker_active_jobs"] == 3
+    assert with_help["scheduler_leases{queue=gpu}"] == 3
+    speed = "imaging_running_tiles_per_second{job_type=cell_segmentation}"
+    assert with_help[speed] == pytest.approx(alone[speed], rel=0.1)
+    assert Line(user).running == Line(user).leases[:1]
