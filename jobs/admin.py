@@ -150,7 +150,16 @@ class WorkerAdmin(Steered):
 class LeaseAdmin(ReadOnlyAdmin):
     """Who holds what until when."""
 
-    list_display = ["job", "shard", "tenant", "queue", "run_slot", "worker", "attempt", "expires_at"]
+    list_display = [
+        "job",
+        "shard",
+        "tenant",
+        "queue",
+        "run_slot",
+        "worker",
+        "attempt",
+        "expires_at",
+    ]
     list_select_related = ["job", "tenant", "run_slot"]
 
 
