@@ -33,21 +33,122 @@ class Outlines:
 
 
 def outlines(labels: NDArray[np.int32], wanted: NDArray[np.int32]) -> Outlines:
-    """Trace the objects of `labels` whose label is in `wanted`, in that order."""
+    """Trace the objects of `labels` whose label is in `wanted`, in that order. One that is nowhere
+    gets an empty ring and no centroid (nan)."""
     corners, starts, pixels, pixel_starts = _trace(labels, wanted.astype(np.int32))
     area = np.diff(pixel_starts)
     centroid = np.zeros((len(wanted), 2))
     for axis, column in ((0, 1), (1, 0)):
         sums = np.concatenate([[0], np.cumsum(pixels[:, column], dtype=np.int64)])
-        centroid[:, axis] = (sums[pixel_starts[1:]] - sums[pixel_starts[:-1]]) / area + 0.5
+        with np.errstate(invalid="ignore"):
+            centroid[:, axis] = (sums[pixel_starts[1:]] - sums[pixel_starts[:-1]]) / area + 0.5
     return Outlines(corners, starts, area, centroid, pixels, pixel_starts)
+
+
+def outlines_inside(
+    outer: Outlines, labels: NDArray[np.int32], wanted: NDArray[np.int32]
+) -> Outlines:
+    """Trace the parts of `labels` (nuclei) that lie inside the outlines (of cells) they belong to.
+
+    outer    object i holds label `wanted[i]`; its outline encloses what is returned for it
+    """
+    wanted = wanted.astype(np.int32)
+    inside = np.zeros_like(labels)
+    _kept(outer.pixels, outer.pixel_starts, labels, wanted, inside)
+    return outlines(inside, wanted)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Pixels of n objects: (m, 2) y, x; object i has at[starts[i] : starts[i + 1]]."""
+
+    at: NDArray[np.int32]
+    starts: NDArray[np.int64]
+
+
+def cytoplasm(cells: Outlines, nuclei: Outlines, shape: tuple[int, int]) -> Pixels:
+    """The pixels of each cell outside its nucleus; `shape` is the label map's."""
+    mark = np.zeros(shape, np.int32)
+    return Pixels(
+        *_outside(cells.pixels, cells.pixel_starts, nuclei.pixels, nuclei.pixel_starts, mark)
+    )
+
+
+def membrane(cells: Outlines, shape: tuple[int, int]) -> Pixels:
+    """The pixels of each cell beside (above, below, left, right) one that is not the cell's.
+    What lies outside `shape` does not count, as in QuPath."""
+    return Pixels(*_rim(cells.pixels, cells.pixel_starts, np.zeros(shape, np.int32)))
 
 
 def warm() -> None:
     """Compile the tracer, or load it from numba's cache."""
     labels = np.zeros((4, 4), np.int32)
     labels[1:3, 1:3] = 1
-    outlines(labels, np.array([1], np.int32))
+    one = np.array([1], np.int32)
+    traced = outlines(labels, one)
+    cytoplasm(traced, outlines_inside(traced, labels, one), labels.shape)
+    membrane(traced, labels.shape)
+
+
+@compiled
+def _kept(
+    pixels: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    wanted: NDArray[np.int32],
+    inside: NDArray[np.int32],
+) -> None:
+    for i in range(len(wanted)):
+        for k in range(starts[i], starts[i + 1]):
+            y, x = pixels[k, 0], pixels[k, 1]
+            if labels[y, x] == wanted[i]:
+                inside[y, x] = wanted[i]
+
+
+@compiled
+def _outside(
+    pixels: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    inner: NDArray[np.int32],
+    inner_starts: NDArray[np.int64],
+    mark: NDArray[np.int32],
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    at = np.empty_like(pixels)
+    found = np.zeros(len(starts), np.int64)
+    count = 0
+    for i in range(len(starts) - 1):
+        for k in range(inner_starts[i], inner_starts[i + 1]):
+            mark[inner[k, 0], inner[k, 1]] = i + 1
+        for k in range(starts[i], starts[i + 1]):
+            y, x = pixels[k, 0], pixels[k, 1]
+            if mark[y, x] != i + 1:
+                at[count, 0], at[count, 1] = y, x
+                count += 1
+        found[i + 1] = count
+    return at[:count].copy(), found
+
+
+@compiled
+def _rim(
+    pixels: NDArray[np.int32], starts: NDArray[np.int64], mark: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    rows, cols = mark.shape
+    at = np.empty_like(pixels)
+    found = np.zeros(len(starts), np.int64)
+    count = 0
+    for i in range(len(starts) - 1):
+        for k in range(starts[i], starts[i + 1]):
+            mark[pixels[k, 0], pixels[k, 1]] = i + 1
+        for k in range(starts[i], starts[i + 1]):
+            y, x = pixels[k, 0], pixels[k, 1]
+            whole = y == 0 or mark[y - 1, x] == i + 1
+            whole = whole and (y == rows - 1 or mark[y + 1, x] == i + 1)
+            whole = whole and (x == 0 or mark[y, x - 1] == i + 1)
+            if not (whole and (x == cols - 1 or mark[y, x + 1] == i + 1)):
+                at[count, 0], at[count, 1] = y, x
+                count += 1
+        found[i + 1] = count
+    return at[:count].copy(), found
 
 
 @compiled
@@ -175,6 +276,9 @@ def _trace(  # noqa: C901 -- machine code: one loop nest, no calls
     corner, pixel = 0, 0
     for i in range(len(wanted)):
         box = boxes[wanted[i]]
+        starts[i + 1], pixel_starts[i + 1] = corner, pixel
+        if box[2] == 0:  # the label is nowhere
+            continue
         mask = _solid(labels, wanted[i], box)
         if corner + 2 * mask.size + 4 > len(corners):
             corners = _grown(corners, corner + 2 * mask.size + 4)

@@ -9,8 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 
 MODEL = "brightfield_nuclei"
+FLUORESCENCE = "fluorescence_nuclei_and_cells"
 PUBLISHED_VERSION = "0.1.1"
 PUBLISHED_SHA256 = "0c724da169d507d8dd2e206ad3675a0b1566824eee6e20ad9a0ba916311d9dd0"
+PUBLISHED = {
+    PUBLISHED_SHA256: MODEL,
+    "636833d26b5afcc03bde1357b3e669cf015e91dd1edda863aa51c19eee986562": FLUORESCENCE,
+}
+"""The published files of that version, by their hash."""
+
 FILE = "instanseg.pt"
 
 
@@ -30,11 +37,17 @@ class Weights:
 
 
 def find_weights(
-    cache: Path, *, explicit: Path | None = None, instanseg: Path | None = None
+    cache: Path,
+    *,
+    name: str = MODEL,
+    explicit: Path | None = None,
+    instanseg: Path | None = None,
 ) -> Weights:
     """The weights that a job will use: `explicit`, else InstanSeg's own folder, else `cache`.
 
+    name        of a published model
     instanseg   that folder, where INSTANSEG_BIOIMAGEIO_PATH moves it out of InstanSeg's package
+    raises      MissingWeights
     """
     if explicit is not None:
         if not explicit.is_file():
@@ -44,11 +57,11 @@ def find_weights(
             )
         return describe(explicit, "INSTANSEG_MODEL")
     for root, source in _roots(cache, instanseg):
-        found = _newest(root / MODEL)
+        found = _newest(root / name)
         if found is not None:
             return describe(found, source)
     raise MissingWeights(
-        f"No weights for {MODEL}: looked in {cache / 'models'} and in InstanSeg's own folder. "
+        f"No weights for {name}: looked in {cache / 'models'} and in InstanSeg's own folder. "
         "Run bin/demo or bin/serve once with network access, which fetches the published weights, "
         "or set INSTANSEG_MODEL to an InstanSeg TorchScript file."
     )
@@ -78,15 +91,16 @@ def _version_key(version: str) -> tuple[int, ...]:
 
 
 def describe(path: Path, source: str) -> Weights:
-    """Name, version and hash of a TorchScript file; the published one is known by its hash."""
+    """Name, version and hash of a TorchScript file; the published ones are known by their hash."""
     path = path.resolve()
     status = path.stat()
     sha256 = _sha256(path, status.st_mtime_ns, status.st_size)
-    version = path.parent.name if path.parent.parent.name == MODEL else "custom"
-    name = MODEL if version != "custom" else path.stem
-    if sha256 == PUBLISHED_SHA256:
-        name, version = MODEL, PUBLISHED_VERSION
-    return Weights(path, name, version, sha256, source)
+    if sha256 in PUBLISHED:
+        return Weights(path, PUBLISHED[sha256], PUBLISHED_VERSION, sha256, source)
+    folder = path.parent.parent.name
+    if folder in PUBLISHED.values():
+        return Weights(path, folder, path.parent.name, sha256, source)
+    return Weights(path, path.stem, "custom", sha256, source)
 
 
 @lru_cache(maxsize=8)
