@@ -316,6 +316,18 @@ class Rows(RuleBasedStateMachine):
                 worker = f"helper-{sent.job}-{sent.shard}"
                 assert moves.take_shard(sent.job, sent.attempt, sent.shard, worker)
 
+    @rule(which=ANY)
+    def race_with_help(self, which: int) -> None:
+        """A job ends while two schedulers send somebody to help with it."""
+        job = self._pick(which, JobState.RUNNING)
+        if job is None:
+            return
+        word = (job.pk, job.attempt)
+        bench.grow_long(word)
+        _, _, done = bench.at_once(shards.settle, shards.settle, lambda: bench.succeed(word))
+        assert done == (not job.cancel_asked)
+        self.succeeded[job.pk] += done
+
     @rule()
     def helpers_look(self) -> None:
         """Those that are not wanted any more leave, and no others."""
