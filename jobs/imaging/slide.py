@@ -141,22 +141,37 @@ class Slide:
 
     @functools.cached_property
     def _rendering(self) -> Rendering:
-        layer = self.levels[-1]
-        width, height = min(SAMPLE_SIDE, layer.width), min(SAMPLE_SIDE, layer.height)
-        lefts = np.linspace(0, layer.width - width, SAMPLES).astype(int)
-        tops = np.linspace(0, layer.height - height, SAMPLES).astype(int)
-        places = {(int(x), int(y)) for x in lefts for y in tops}
-        squares = [
-            self.read(
-                layer.index,
-                round(x * layer.downsample_x),
-                round(y * layer.downsample_y),
-                (width, height),
-            )[::2, ::2]
-            for x, y in sorted(places)
-        ]
-        sample = np.concatenate([one.reshape(-1, one.shape[2]) for one in squares])
-        return Rendering(self._reader.channels, sample)
+        squares, failed = [], None
+        for place in _sample_places(self.levels[-1]):
+            try:
+                square = self.read(*place)[::2, ::2]
+                squares.append(square.reshape(-1, square.shape[2]))
+            except ReadFailed as error:  # a damaged place is a gap, whose colours nobody misses
+                failed = error
+        if failed is not None and not squares:
+            raise failed
+        return Rendering(self._reader.channels, np.concatenate(squares))
+
+
+def open_slide(path: Path, *, mpp: float | None = None) -> Slide:
+    """Open `path`; `mpp` (µm per level-0 pixel) overrides what the file says. Raises BadInput."""
+    if not path.is_file():
+        raise BadInput(f"There is no slide {path.name}: check the path, or upload the file again.")
+    return Slide(path, mpp=mpp)
+
+
+def cell_pixel_size(slide: Slide) -> tuple[float, float]:
+    """Pixel size (µm, by axis) of a slide on which cells can be segmented, or BadInput."""
+    if slide.mpp is None:
+        raise BadInput(f"{slide.path.name} does not say how large its pixels are: {GIVE_MPP}.")
+    low, high = min(slide.mpp), max(slide.mpp)
+    if low < MPP_LOW or high > MPP_HIGH:
+        raise BadInput(
+            f"{slide.path.name} has pixels of {high:g} µm ({slide.mpp_source}); nuclei can be "
+            f"segmented from {MPP_LOW} to {MPP_HIGH} µm per pixel. If that number is wrong, "
+            f"{GIVE_MPP}; if it is right, this image is too {'coarse' if high > 1 else 'fine'}."
+        )
+    return slide.mpp
 
 
 def cell_channels(slide: Slide, wanted: int | None) -> None:
@@ -182,27 +197,6 @@ def _level(index: int, full: Size, size: Size) -> Level:
     if all(abs(side / whole - own) <= 1 for side, own in zip(full, size, strict=True)):
         across = down = float(whole)
     return Level(index, *size, across, down)
-
-
-def open_slide(path: Path, *, mpp: float | None = None) -> Slide:
-    """Open `path`; `mpp` (µm per level-0 pixel) overrides what the file says. Raises BadInput."""
-    if not path.is_file():
-        raise BadInput(f"There is no slide {path.name}: check the path, or upload the file again.")
-    return Slide(path, mpp=mpp)
-
-
-def cell_pixel_size(slide: Slide) -> tuple[float, float]:
-    """Pixel size (µm, by axis) of a slide on which cells can be segmented, or BadInput."""
-    if slide.mpp is None:
-        raise BadInput(f"{slide.path.name} does not say how large its pixels are: {GIVE_MPP}.")
-    low, high = min(slide.mpp), max(slide.mpp)
-    if low < MPP_LOW or high > MPP_HIGH:
-        raise BadInput(
-            f"{slide.path.name} has pixels of {high:g} µm ({slide.mpp_source}); nuclei can be "
-            f"segmented from {MPP_LOW} to {MPP_HIGH} µm per pixel. If that number is wrong, "
-            f"{GIVE_MPP}; if it is right, this image is too {'coarse' if high > 1 else 'fine'}."
-        )
-    return slide.mpp
 
 
 def _pixel_size(
@@ -234,6 +228,16 @@ def _tag_pixel_size(properties: Mapping[str, str]) -> tuple[float, float] | None
     if unit is None or x is None or y is None or max(unit / x, unit / y) > 10.0:
         return None
     return unit / x, unit / y
+
+
+def _sample_places(layer: Level) -> list[tuple[int, int, int, Size]]:
+    """Squares spread over a level, as `Slide.read` takes them."""
+    size = min(SAMPLE_SIDE, layer.width), min(SAMPLE_SIDE, layer.height)
+    lefts = np.linspace(0, layer.width - size[0], SAMPLES).astype(int).tolist()
+    tops = np.linspace(0, layer.height - size[1], SAMPLES).astype(int).tolist()
+    across, down = layer.downsample_x, layer.downsample_y
+    corners = {(round(x * across), round(y * down)) for x in lefts for y in tops}
+    return [(layer.index, *corner, size) for corner in sorted(corners)]
 
 
 def _positive(value: object) -> float | None:

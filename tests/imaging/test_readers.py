@@ -389,6 +389,15 @@ def test_a_destroyed_tile_hurts_only_its_own_place(cmu: Path, tmp_path: Path, ki
         )
 
 
+def test_damaged_channels_are_still_shown(tmp_path: Path) -> None:
+    pixels = picture("uint16", 2, 700, 700)
+    whole = write_ome(tmp_path / "two.ome.tif", [pixels], "CYX", compression="lzw")
+    with open_slide(damaged(whole, tmp_path / "damaged.ome.tif", [0])) as slide:
+        assert slide.read_rgb(0, 300, 300, (50, 50)).any()
+        with pytest.raises(ReadFailed):
+            slide.read_rgb(0, 0, 0, (50, 50))
+
+
 def test_threads_do_not_suffer_from_a_place_that_breaks_the_handle(
     cmu: Path, tmp_path: Path
 ) -> None:
