@@ -55,6 +55,7 @@ NEXT_STEPS = {
     "out_of_memory": "Ask an operator for a worker with more memory, then retry it.",
     "lost": "Ask an operator to look at the workers, then retry it.",
     "bad_input": "Mend the slide or the parameters and submit a new workflow.",
+    "gaps": "Retry it once the slide can be read: only the places with gaps are computed again.",
     "upstream_failed": "Retry the job that failed: this one follows by itself.",
     "branch_halted": "Retry the job that failed: this one follows by itself.",
     "cancelled_by_user": "Retry it if you want the result after all.",

@@ -196,6 +196,7 @@ def task_of(job: Job, source: Source, desk: Desk, report: Reporter) -> Task:
         out_dir=desk.out,
         slide=source.slide,
         slide_name=source.slide.name if source.slide else "",
+        slide_sha256=source.row.sha256 if source.row else "",
         result_key=source.key,
         upstream=_upstream(source.given, desk),
         blocks=JobBlocks(job, copies=desk.copies, beat=report.beat, told=report.found),

@@ -26,6 +26,7 @@ class Task:
     out_dir: Path  # write artifacts here and nowhere else
     slide: Path | None = None
     slide_name: str = ""
+    slide_sha256: str = ""  # of the slide's content
     result_key: str = ""
     upstream: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     """Files of the upstream jobs: {job type: {artifact kind: local path}}."""
