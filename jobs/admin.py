@@ -8,10 +8,11 @@ from typing import Any
 from django.contrib import admin, messages
 from django.http import HttpRequest
 
-from jobs import retrying, services
+from jobs import admin_networks, retrying, services  # noqa: F401 - registers its pages
 from jobs.models import (
     Artifact,
     Blob,
+    Block,
     Branch,
     Duration,
     Edge,
@@ -233,4 +234,4 @@ class DurationAdmin(ReadOnlyAdmin):
     list_display = ["job_type", "model", "device", "phase", "per_tile"]
 
 
-admin.site.register([RunSlot, Maintenance, LearntUntil, Tally], ReadOnlyAdmin)
+admin.site.register([Block, RunSlot, Maintenance, LearntUntil, Tally], ReadOnlyAdmin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.api import JobViewSet, VisualizationViewSet
+from jobs.networks_api import ModelsView
 from jobs.slides.api import SlideViewSet
 from tenants.api import either
 
@@ -20,6 +21,7 @@ api_urls = [
     *either(
         "visualization/<str:id>/visualization", VisualizationViewSet.as_view({"get": "retrieve"})
     ),
+    *either("models", ModelsView.as_view(), name="api-models"),
     *either("slides", SlideViewSet.as_view({"get": "list"})),
     *either("slides/<str:id>.dzi", SlideViewSet.as_view({"get": "dzi"})),
     *either("slides/<str:id>_files/<str:level>/<str:tile>", SlideViewSet.as_view({"get": "tile"})),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,16 @@ def probe_jobs(**_: Any) -> list[checks.CheckMessage]:
 
 
 def model(**_: Any) -> list[checks.CheckMessage]:
-    """A model that was asked for must be there."""
-    if not settings.INSTANSEG_MODEL or Path(settings.INSTANSEG_MODEL).is_file():
+    """A model that was asked for must be there. Whether it is InstanSeg, a worker finds out."""
+    if not settings.INSTANSEG_MODEL:
         return []
+    path = Path(settings.INSTANSEG_MODEL)
+    if path.is_file() and zipfile.is_zipfile(path):  # as torch.jit.save writes it
+        return []
+    fault = "no TorchScript file" if path.is_file() else "no file"
     return [
         checks.Error(
-            f"INSTANSEG_MODEL names {settings.INSTANSEG_MODEL}, which is no file.",
+            f"INSTANSEG_MODEL names {path}, which is {fault}.",
             hint="Give the path of an InstanSeg TorchScript file, or unset it to use the published "
             "weights.",
             id="labsched.E003",

@@ -69,6 +69,18 @@ def sample_slide() -> Path:
 
 
 @pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """An S3 server of its own; its address."""
+    from moto.server import ThreadedMotoServer  # late: few tests need it, and it loads much
+
+    served = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    served.start()
+    host, port = served.get_host_and_port()
+    yield f"http://{host}:{port}"
+    served.stop()
+
+
+@pytest.fixture(scope="session")
 def probe_stack() -> Iterator[Stack]:
     """The one stack, with the defaults of the acceptance scenarios, that tests of probes share."""
     with Stack() as stack:

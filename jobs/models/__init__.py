@@ -7,6 +7,7 @@ from jobs.models.checkpoints import Block
 from jobs.models.events import Event
 from jobs.models.history import Duration, LearntUntil, Tally
 from jobs.models.jobs import Branch, Edge, Job, JobProgress
+from jobs.models.networks import SegmentationModel
 from jobs.models.slides import Artifact, Slide
 from jobs.models.slots import Lease, Maintenance, Queue, RunSlot, UserSlot, Worker
 
@@ -25,6 +26,7 @@ __all__ = [
     "Maintenance",
     "Queue",
     "RunSlot",
+    "SegmentationModel",
     "Slide",
     "Tally",
     "UserSlot",

@@ -49,7 +49,11 @@ def _validator(name: str) -> Draft202012Validator:
 
 
 def check_params(kind: JobType, params: Mapping[str, Any]) -> list[str]:
-    """What is wrong with `params`, a sentence each; empty when they fit the type's schema."""
+    """What is wrong with `params`, a sentence each; empty when they fit the type."""
+    return _misfits(kind, params) or kind.check(params)
+
+
+def _misfits(kind: JobType, params: Mapping[str, Any]) -> list[str]:
     return [
         f"params{''.join(f'.{part}' for part in error.absolute_path)}: {error.message}."[:SHOWN]
         for error in _validator(kind.name).iter_errors(dict(params))

@@ -1,4 +1,4 @@
-"""`cell_segmentation`: every nucleus on the tissue of a slide, by InstanSeg."""
+"""`cell_segmentation`: every nucleus, or cell, on the tissue of a slide, by an InstanSeg model."""
 
 from __future__ import annotations
 
@@ -8,33 +8,61 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
+from jobs import networks
 from jobs.imaging.weights import Weights, find_weights
 from jobs.types.base import JobType, Task
 from jobs.types.bounds import MPP, REUSE, TIMES
 
 if TYPE_CHECKING:
-    from jobs.imaging.contract import Outcome, Report
+    from jobs.imaging.contract import CellRequest, Outcome, Report
 
 PHASE_WEIGHTS = {"open": 2, "tissue": 4, "segment": 84, "merge": 2, "measure": 2, "export": 6}
 
 
-def weights() -> Weights:
-    """The weights that the settings of this stack lead to. Raises MissingWeights."""
-    explicit = Path(settings.INSTANSEG_MODEL) if settings.INSTANSEG_MODEL else None
+def weights(params: Mapping[str, Any] | None = None) -> Weights:
+    """The model of a job with these params: a registered one, or what the settings lead to.
+
+    Raises MissingWeights, and BadInput where there is no such model.
+    """
+    wanted = str((params or {}).get("model", networks.BRIGHTFIELD))
+    if (registered := networks.registered(wanted)) is not None:
+        return registered
     own = Path(settings.INSTANSEG_BIOIMAGEIO_PATH) if settings.INSTANSEG_BIOIMAGEIO_PATH else None
+    if wanted != networks.BRIGHTFIELD:
+        return find_weights(settings.LABSCHED_CACHE, instanseg=own, name=wanted)
+    explicit = Path(settings.INSTANSEG_MODEL) if settings.INSTANSEG_MODEL else None
     return find_weights(settings.LABSCHED_CACHE, explicit=explicit, instanseg=own)
+
+
+def check(params: Mapping[str, Any]) -> list[str]:
+    """A model that nobody registered is refused before it waits for a worker."""
+    fault = networks.fault_of(str(params["model"])) if "model" in params else ""
+    return [f"params.model: {fault}"] if fault else []
 
 
 def run(task: Task, report: Report) -> Outcome:
     """Segment the nuclei of the task's slide, on the mask of an upstream job where there is one."""
-    from jobs.imaging.contract import BadInput, CellRequest
     from jobs.imaging.pipeline import segment_cells
+
+    return segment_cells(request_of(task), report=report)
+
+
+def help_with(task: Task, report: Report, shard: int) -> None:
+    """Compute blocks of the task that another worker runs, until none is left."""
+    from jobs.imaging.pipeline import help_with_blocks
+
+    help_with_blocks(request_of(task), report=report, shard=shard)
+
+
+def request_of(task: Task) -> CellRequest:
+    """What the pipeline is asked for. Raises BadInput, MissingWeights."""
+    from jobs.imaging.contract import BadInput, CellRequest
 
     if task.slide is None:
         raise BadInput("This job needs a slide. Submit it again with an image_path.")
-    found = weights()
+    found = weights(task.params)
     given = task.upstream.get("tissue_mask", {})
-    request = CellRequest(
+    return CellRequest(
         slide=task.slide,
         out_dir=task.out_dir,
         model=found.path,
@@ -45,16 +73,17 @@ def run(task: Task, report: Report) -> Outcome:
         result_key=task.result_key,
         tissue_mask=given.get("tissue_mask"),
         tissue_json=given.get("tissue_json"),
+        slide_sha256=task.slide_sha256,
+        blocks=task.blocks,
         params=task.params,
     )
-    return segment_cells(request, report=report)
 
 
 def settle(params: Mapping[str, Any]) -> dict[str, Any]:
     """The weights, the rule of brightness, and what precision and tile size come to here."""
     from jobs.imaging import network, normalisation
 
-    found = weights()
+    found = weights(params)
     net = network.load(found.path)
     precision = net.precision_for(params.get("precision"))
     return {
@@ -73,12 +102,22 @@ TYPE = JobType(
     phase_weights=PHASE_WEIGHTS,
     needs_slide=True,
     uses=("tissue_mask",),
+    check=check,
     settle=settle,
     run=run,
+    help=help_with,
     schema={
         "type": "object",
         "additionalProperties": False,
         "properties": {
+            "model": {
+                "type": "string",
+                "maxLength": 100,
+                "default": networks.BRIGHTFIELD,
+                "title": "Model",
+                "description": f"{networks.BRIGHTFIELD}, {networks.FLUORESCENCE}, or one that was "
+                "registered, as name or name:version; GET /api/models lists them.",
+            },
             "mpp": MPP,
             "tissue": {
                 "type": "boolean",

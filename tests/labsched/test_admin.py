@@ -23,7 +23,7 @@ OURS = [
     for app in ("tenants", "workflows", "jobs")
     for model in apps.get_app_config(app).get_models()
 ]
-EDITABLE = {"user", "membership"}
+EDITABLE = {"user", "membership", "segmentationmodel"}
 
 
 @pytest.fixture(autouse=True)
