@@ -17,16 +17,12 @@ import numpy as np
 from jobs.imaging import network, params, roi
 from jobs.imaging import tissue as tissues
 from jobs.imaging.blocks import BlockStore, FolderStore
-from jobs.imaging.cells import Schema, object_ids
 from jobs.imaging.contract import CellRequest, Outcome, Report
-from jobs.imaging.export.document import DocumentWriter
-from jobs.imaging.export.geojson import GeoJsonWriter
-from jobs.imaging.export.lines import LinesWriter
+from jobs.imaging.export.all import Names, exports
+from jobs.imaging.export.frame import Frame
 from jobs.imaging.export.manifest import sha256, write_manifest
 from jobs.imaging.export.staging import Staging, staging
 from jobs.imaging.export.tissue import read_mask
-from jobs.imaging.export.writing import Writer
-from jobs.imaging.measurement import NAMES
 from jobs.imaging.merging import Merged, merge
 from jobs.imaging.plan import Plan, Settled, name_of
 from jobs.imaging.plane import Plane, plane_geometry
@@ -38,8 +34,8 @@ from jobs.imaging.preparation import (
 )
 from jobs.imaging.progress import Progress, Tick, halves
 from jobs.imaging.segmentation import Segmenter
-from jobs.imaging.slide import Slide, cell_pixel_size
-from jobs.imaging.telling import counts_of, facts_of, summary_of
+from jobs.imaging.slide import Slide, cell_channels, cell_pixel_size
+from jobs.imaging.telling import Facts, counts_of, facts_of, summary_of
 
 
 @dataclass(frozen=True)
@@ -102,13 +98,13 @@ def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
         with progress.phase("measure"):
             counts = counts_of(bench.plan, merged)
         with progress.phase("export") as tick:
-            _export(merged, request, _writers(stage, bench, counts), tick)
-        facts = facts_of(request, bench, counts, merged, progress.seconds)
+            mended = _export(bench, merged, counts, stage, tick)
+        facts = facts_of(request, bench, counts, merged, progress.seconds) | {"mended": mended}
         made = stage.staged()
         write_manifest(stage.file("manifest.json", "manifest"), facts, made)
         artifacts = stage.publish()
         summary = summary_of(request, bench, counts)
-    return Outcome(artifacts, f"{request.job_uuid}_cells.jsonl", summary)
+    return Outcome(artifacts, _lines_name(request), summary)
 
 
 def help_with_blocks(request: CellRequest, *, report: Report, shard: int) -> None:
@@ -126,6 +122,7 @@ def bench_of(request: CellRequest, progress: Progress) -> Iterator[Bench]:
             cell_pixel_size(slide)
             roi.checked(request.params.get("roi"), (slide.width, slide.height))
             net = network.load(request.model)
+            cell_channels(slide, net.channels)
             precision = net.precision_for(request.params.get("precision"))
             digest = request.slide_sha256 or sha256(slide.path, lambda: tick(0, 1))
         name = name_of(request.result_key)
@@ -205,30 +202,47 @@ def _tissue_mm2(
     return float(len(rows) * scale.prod() * l0)
 
 
-def _writers(stage: Staging, bench: Bench, counts: dict[str, object]) -> list[Writer]:
-    request, slide = bench.request, bench.slide
-    document = f"{request.workflow_uuid}_{request.job_key}_segmentation.json"
-    lines = f"{request.job_uuid}_cells.jsonl"
-    origin = slide.bounds[:2] if slide.bounds else (0, 0)
-    schema = Schema("detection", NAMES)
-    return [
-        LinesWriter(stage.file(lines, "cells_jsonl"), pixel_size=cell_pixel_size(slide)),
-        DocumentWriter(
-            stage.file(document, "segmentation"),
-            tiles=int(str(counts["tiles"])),
-            method=str(counts["method"]),
-        ),
-        GeoJsonWriter(stage.file("cells.geojson.gz", "geojson"), schema=schema, origin=origin),
-    ]
-
-
-def _export(merged: Merged, request: CellRequest, writers: list[Writer], tick: Tick) -> None:
+def _export(bench: Bench, merged: Merged, counts: Facts, stage: Staging, tick: Tick) -> Facts:
+    """Write every result file but the manifest; returns what was repaired or dropped."""
     first = 1
-    for cells in merged.in_grid_order():
-        ids = object_ids(cells, request.result_key)
-        for writer in writers:
-            writer.add(cells, ids, first)
-        first += len(cells)
-        tick(first - 1, max(1, merged.count))
-    for writer in writers:
-        writer.close()
+    blocks, files = halves(tick)
+    with exports(
+        stage,
+        names=_names(bench, counts),
+        schema=bench.plan.schema,
+        frame=_frame(bench),
+        result_key=bench.request.result_key,
+        threads=network.cores(),
+    ) as files_open:
+        for cells in merged.in_grid_order():
+            files_open.add(cells, first)
+            first += len(cells)
+            blocks(first - 1, merged.count)
+        files_open.close(files)
+    return dict(files_open.told)
+
+
+def _names(bench: Bench, counts: Facts) -> Names:
+    request = bench.request
+    return Names(
+        lines=_lines_name(request),
+        document=f"{request.workflow_uuid}_{request.job_key}_segmentation.json",
+        image=bench.slide.path.name,
+        tiles=counts["tiles"],
+        method=counts["method"],
+    )
+
+
+def _lines_name(request: CellRequest) -> str:
+    return f"{request.job_uuid}_cells.jsonl"
+
+
+def _frame(bench: Bench) -> Frame:
+    slide, plane = bench.slide, bench.plan.plane
+    return Frame(
+        size=(slide.width, slide.height),
+        pixel_size=cell_pixel_size(slide),
+        plane=(plane.width, plane.height),
+        scale=plane.geometry.scale,
+        bounds=slide.bounds,
+    )

@@ -94,10 +94,22 @@ def _measured(
     if not large.all():
         own, flags = own[large], flags[large]
         outlined = contours.outlines(labelled.labels, own + 1)
+    nuclei = None
+    if labelled.nuclei is not None:
+        nuclei = contours.outlines_inside(outlined, labelled.nuclei, own + 1)
+    values = measurement.measure(
+        outlined,
+        around.pixels,
+        plan.pixel_size,
+        outputs=plan.network.outputs,
+        nuclei=nuclei,
+        stains=plan.stains,
+    )
     return _located(
         outlined,
+        nuclei,
         labelled.seeds[own],
-        measurement.measure(outlined, around.pixels, plan.pixel_size),
+        values,
         region=labelled.region,
         block=block,
         scale=plan.plane.geometry.scale,
@@ -157,6 +169,7 @@ def _filled(area: Rect) -> bool:
 
 def _located(
     outlined: contours.Outlines,
+    nuclei: contours.Outlines | None,
     seeds: NDArray[np.int32],
     values: NDArray[np.float64],
     *,
@@ -173,6 +186,9 @@ def _located(
     origin = np.array([region.x, region.y])
     factor = np.asarray(scale)
     corners = np.round((outlined.corners + origin) * factor, 2)
+    inner = np.empty((0, 2))
+    if nuclei is not None:
+        inner = np.round((nuclei.corners + origin) * factor, 2)
     centroid, replaced = _inside(
         np.round((outlined.centroid + origin) * factor, 2),
         measurement.rings(corners, outlined.starts),
@@ -186,6 +202,8 @@ def _located(
         replaced=replaced,
         values=values,
         origin_l0=np.round(np.array([block.x, block.y]) * factor, 2),
+        nuclei=inner,
+        nucleus_starts=np.zeros(len(seeds) + 1, np.int64) if nuclei is None else nuclei.starts,
         flags=flags,
         gaps_l0=np.round(np.array(gaps, np.float64).reshape(-1, 4) * np.tile(factor, 2), 2),
     )

@@ -50,10 +50,11 @@ def merge(
     finished = store.finished(name)
     areas: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
     gaps: list[NDArray[np.float64]] = [np.zeros((0, 4))]
+    size = np.asarray(plan.pixel_size) / plan.plane.geometry.scale
     for done, key in enumerate(keys):
         cells = decoded(store.get(name, key))
         _assert_once(cells)
-        areas.append(cells.values[:, 0].astype(np.float32))
+        areas.append((cells.area_l0 * size.prod()).astype(np.float32))
         gaps.append(cells.gaps_l0)
         tick(done + 1, len(keys))
     missing = np.concatenate(gaps)

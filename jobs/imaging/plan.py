@@ -16,7 +16,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from jobs.imaging import network, roi
+from jobs.imaging import measurement, network, roi
+from jobs.imaging.cells import Schema
 from jobs.imaging.contract import PIPELINE_VERSION
 from jobs.imaging.network import Network
 from jobs.imaging.normalisation import Normalisation
@@ -140,6 +141,18 @@ class Plan:
             "pipeline": PIPELINE_VERSION,
             "libraries": {name: _version(name) for name in LIBRARIES},
         }
+
+    @property
+    def stains(self) -> bool:
+        """Whether the slide is H&E, whose stains are measured; else its channels are."""
+        return self.plane.slide.kind == "brightfield"
+
+    @property
+    def schema(self) -> Schema:
+        """What the columns of the cells mean."""
+        outputs = self.network.outputs
+        channels = None if self.stains else self.plane.slide.channels
+        return Schema(measurement.object_type(outputs), measurement.names(outputs, channels))
 
     @property
     def batch(self) -> int:

@@ -69,7 +69,7 @@ def brightness(plane: Plane, tick: Tick) -> Normalisation:
     """The slide's normalisation, from fixed blocks of the model plane; damaged ones do not count."""
     blocks = sample_blocks(plane.width, plane.height)
     patient = Patient(plane)
-    histogram = Histogram()
+    histogram = Histogram(len(plane.slide.channels), plane.slide.dtype)
     with ThreadPoolExecutor(2, thread_name_prefix="count") as pool:
         reads = pool.map(patient.read_telling, blocks)
         try:
