@@ -59,7 +59,9 @@ def look_for_tissue(
     plane = Patient(Plane(slide, plane_geometry(slide, mpp, pixel_size)))
     picture = tissues.thumbnail(plane, tick)
     scale = plane.geometry.scale
-    found = tissues.find_tissue(picture, scale, mpp=mpp, smallest_um2=smallest_um2)
+    bright = slide.kind == "fluorescence"
+    find = tissues.find_bright_tissue if bright else tissues.find_tissue
+    found = find(picture, scale, mpp=mpp, smallest_um2=smallest_um2)
     for gap in plane.gaps:  # nobody knows what is there: the job that needs it will tell
         found.mask[gap.slices(Rect(0, 0, plane.width, plane.height))] = True
     return picture, found
