@@ -46,6 +46,7 @@ WORKER_TTL_S = bounded_float(env, "WORKER_TTL_S", 15, low=2)
 WITHDRAW_S = bounded_float(env, "WITHDRAW_S", 30, low=1)
 CANCEL_GRACE_S = bounded_float(env, "CANCEL_GRACE_S", 10, low=0.5)
 SPREAD_SHARDS = bounded_int(env, "SPREAD_SHARDS", 4, low=0, high=1000)
+MAX_FAILED_TILES = bounded_float(env, "MAX_FAILED_TILES", 0.01, low=0, high=1)
 BLOCK_RETENTION_DAYS = bounded_float(env, "BLOCK_RETENTION_DAYS", 7, low=0, high=3650)
 
 # --- bounds (R11) ------------------------------------------------------------------------

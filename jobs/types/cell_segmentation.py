@@ -35,9 +35,23 @@ def weights(params: Mapping[str, Any] | None = None) -> Weights:
 
 
 def check(params: Mapping[str, Any]) -> list[str]:
-    """A model that nobody registered is refused before it waits for a worker."""
+    """A model that nobody registered, and a region that is none, are refused before they wait."""
     fault = networks.fault_of(str(params["model"])) if "model" in params else ""
-    return [f"params.model: {fault}"] if fault else []
+    faults = [f"params.model: {fault}"] if fault else []
+    return faults + ([f"params.roi: {fault}"] if (fault := _fault_of_roi(params)) else [])
+
+
+def _fault_of_roi(params: Mapping[str, Any]) -> str:
+    if params.get("roi") is None:
+        return ""
+    from jobs.imaging import roi
+    from jobs.imaging.contract import BadInput
+
+    try:
+        roi.parse(params["roi"])
+    except BadInput as refused:
+        return str(refused)
+    return ""
 
 
 def run(task: Task, report: Report) -> Outcome:
@@ -75,6 +89,7 @@ def request_of(task: Task) -> CellRequest:
         tissue_json=given.get("tissue_json"),
         slide_sha256=task.slide_sha256,
         blocks=task.blocks,
+        most_gaps=settings.MAX_FAILED_TILES,
         params=task.params,
     )
 
@@ -142,9 +157,15 @@ TYPE = JobType(
                 "speed, not the cells.",
             },
             "precision": {
-                "enum": ["auto", "fp32", "bf16"],
+                "enum": ["auto", "fp32", "bf16", "fp16"],
                 "title": "Precision",
-                "description": "fp32 is exact; bf16 is faster where the device has it.",
+                "description": "fp32 is exact; bf16, and on a GPU fp16, are faster.",
+            },
+            "roi": {
+                "type": ["array", "object", "null"],
+                "title": "Region",
+                "description": "Only the cells of this part: boxes [[x, y, width, height], …] or a "
+                "GeoJSON Polygon or MultiPolygon, in pixels of the full-resolution image.",
             },
             "reuse": REUSE,
             **TIMES,
