@@ -181,11 +181,13 @@ def main() -> None:
         print(json.dumps(run(given.cells, given.threads, given.keep)))
         return
     apart(1_000, given.threads)  # compiles the inner loops, where no run did before
-    rows = [apart(count, given.threads) for count in (10_000, given.cells // 10, given.cells)]
-    base, tenth, full = (int(str(row["peak_rss_mb"])) for row in rows)
-    rows[-1] |= {"base_rss_mb": base, "rss_ratio": round(full / tenth, 3)}
-    for row in rows:
-        print(json.dumps(row) if given.json else row)
+    peaks: list[int] = []
+    for count in (10_000, given.cells // 10, given.cells):
+        row = apart(count, given.threads)
+        peaks.append(int(str(row["peak_rss_mb"])))
+        if count == given.cells:
+            row |= {"base_rss_mb": peaks[0], "rss_ratio": round(peaks[2] / peaks[1], 3)}
+        print(json.dumps(row) if given.json else row, flush=True)
 
 
 if __name__ == "__main__":

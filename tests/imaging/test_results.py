@@ -20,6 +20,11 @@ FILES = {
     "J_cells.jsonl": "cells_jsonl",
     "W_cells_segmentation.json": "segmentation",
     "cells.geojson.gz": "geojson",
+    "cells.parquet": "parquet",
+    "cells.csv": "csv",
+    "chunks.bin": "chunks",
+    "overlay.bin": "overlay",
+    "labels.ome.tiff": "labels",
     "manifest.json": "manifest",
 }
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
-from jobs.imaging.cells import Cells
 from jobs.imaging.export.batch import Batch
 from jobs.imaging.export.text import Template
-from jobs.imaging.export.writing import Separated, Unled, encoded, numbered
+from jobs.imaging.export.writing import Unled, encoded
 
 
 class Document:
@@ -53,42 +49,3 @@ class Document:
         """Write the totals and end the file."""
         tail = encoded({"total_cells": self._total, **self._tail})
         self._stream.write(b"]," + tail[1:])
-
-
-class DocumentWriter:
-    """Streams the document; the totals that follow the cells are known when it is closed."""
-
-    def __init__(self, path: Path, *, tiles: int, method: str) -> None:
-        self.path = path
-        self._tail = {
-            "tiles_processed": tiles,
-            "method": method,
-            "coordinate_order": {"polygon": "yx", "centroid": "xy"},
-        }
-        self._total = 0
-        self._comma = Separated(b",")
-        self._stream = path.open("wb")
-        self._stream.write(b'{"cells":[')
-
-    def add(self, cells: Cells, ids: list[str], first: int) -> None:
-        """Append one block; `first` is the rank of its first nucleus."""
-        for index, rank, _ in numbered(cells, ids, first):
-            self._stream.write(self._comma.before_next())
-            self._stream.write(
-                encoded(
-                    {
-                        "cell_id": rank,
-                        "label_id": rank,
-                        "polygon": np.ascontiguousarray(cells.ring(index)[:, ::-1]),
-                        "area": cells.area_l0[index],
-                        "centroid": cells.centroid_l0[index],
-                    }
-                )
-            )
-        self._total += len(cells)
-
-    def close(self) -> None:
-        """Write the totals and end the file."""
-        tail = encoded({"total_cells": self._total, **self._tail})
-        self._stream.write(b"]," + tail[1:])
-        self._stream.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,11 +13,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jobs.imaging import contours, measurement
-from jobs.imaging.cells import Cells, Schema
+from jobs.imaging.cells import Schema
 from jobs.imaging.export.batch import Batch
 from jobs.imaging.export.frame import Frame
 from jobs.imaging.export.text import Template
-from jobs.imaging.export.writing import GZIP, LEVEL, Separated, Unled, encoded, numbered
+from jobs.imaging.export.writing import GZIP, LEVEL, Unled, encoded
 from jobs.imaging.tissue import Tissue
 
 TISSUE_COLOUR = [0, 0, 180]
@@ -60,45 +59,6 @@ def _template(schema: Schema, origin: tuple[int, int]) -> Template:
     for column, name in enumerate(schema.names):
         template.text(("," if column else "") + encoded(name).decode() + ":").value(column)
     return template.text("}").choice(1, ',"metadata":{"near_gap":"true"}').text("}}")
-
-
-class GeoJsonWriter:
-    """Streams `cells.geojson.gz`. Coordinates start where QuPath shows the image's corner: at the
-    slide's bounds where it has them."""
-
-    def __init__(self, path: Path, *, schema: Schema, origin: tuple[int, int]) -> None:
-        self.path = path
-        self._schema = schema
-        self._origin = np.asarray(origin, np.float64)
-        self._comma = Separated(b",\n")
-        self._file = path.open("wb")
-        self._stream = gzip.GzipFile("", "wb", 4, self._file, mtime=0)
-        self._stream.write(b'{"type":"FeatureCollection","features":[\n')
-
-    def add(self, cells: Cells, ids: list[str], first: int) -> None:
-        """Append one block."""
-        for index, _, object_id in numbered(cells, ids, first):
-            self._stream.write(self._comma.before_next())
-            self._stream.write(encoded(self._feature(cells, index, object_id)))
-
-    def close(self) -> None:
-        """End the file."""
-        self._stream.write(b"\n]}\n")
-        self._stream.close()
-        self._file.close()
-
-    def _feature(self, cells: Cells, index: int, object_id: str) -> dict[str, Any]:
-        ring = np.round(cells.ring(index) - self._origin, 2)
-        values = cells.values[index].tolist()
-        return {
-            "type": "Feature",
-            "id": object_id,
-            "geometry": {"type": "Polygon", "coordinates": [np.vstack([ring, ring[:1]])]},
-            "properties": {
-                "objectType": self._schema.object_type,
-                "measurements": dict(zip(self._schema.names, values, strict=True)),
-            },
-        }
 
 
 def write_tissue(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import BinaryIO
 
-from jobs.imaging.cells import Cells
 from jobs.imaging.export.batch import Batch
 from jobs.imaging.export.text import Template
-from jobs.imaging.export.writing import encoded, numbered
+from jobs.imaging.export.writing import encoded
 
 
 class Lines:
@@ -47,32 +45,3 @@ class Lines:
 
     def close(self) -> None:
         """Nothing follows the last row."""
-
-
-class LinesWriter:
-    """Streams the lines."""
-
-    def __init__(self, path: Path, *, pixel_size: tuple[float, float]) -> None:
-        self.path = path
-        self._pixel_size = list(pixel_size)
-        self._stream = path.open("wb")
-
-    def add(self, cells: Cells, ids: list[str], first: int) -> None:
-        """Append one block; `first` is the rank of its first nucleus."""
-        for index, rank, object_id in numbered(cells, ids, first):
-            line = {
-                "cell_id": rank,
-                "label_id": rank,
-                "id": object_id,
-                "polygon": cells.ring(index),
-                "area": cells.area_l0[index],
-                "centroid": cells.centroid_l0[index],
-                "centroid_kind": "inside_point" if cells.replaced[index] else "centroid",
-                "tile_origin": cells.origin_l0,
-                "pixel_size_um": self._pixel_size,
-            }
-            self._stream.write(encoded(line) + b"\n")
-
-    def close(self) -> None:
-        """End the file."""
-        self._stream.close()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import orjson
 
-from jobs.imaging.cells import Cells
 from jobs.imaging.export.batch import Batch
 
 LEVEL = 1
@@ -77,31 +75,3 @@ def in_order(
     finally:
         for future in waiting:
             future.cancel()
-
-
-class Writer(Protocol):
-    """A file being written; `add` gets the blocks in grid order, `close` completes it."""
-
-    path: Path
-
-    def add(self, cells: Cells, ids: list[str], first: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Separated:
-    """Puts `separator` between items, not before the first."""
-
-    def __init__(self, separator: bytes) -> None:
-        self._separator = separator
-        self._pending = b""
-
-    def before_next(self) -> bytes:
-        pending, self._pending = self._pending, self._separator
-        return pending
-
-
-def numbered(cells: Cells, ids: list[str], first: int) -> Iterator[tuple[int, int, str]]:
-    """(index in the block, rank in the slide, object id) of each nucleus."""
-    for index in range(len(cells)):
-        yield index, first + index, ids[index]
