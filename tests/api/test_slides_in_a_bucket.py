@@ -3,8 +3,11 @@ once, for the viewer in the background."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +27,7 @@ from jobs.slides.bucket import Gone, SlideAway
 from labsched import environment
 from tests import factories
 from tests.api.conftest import People, by_header
+from tests.processes import REPOSITORY
 from tests.synthetic import write_slide
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -197,6 +201,45 @@ def test_what_a_killed_process_left_is_filled_by_the_next(stored: Any, made: Pat
     shutil.rmtree(folder)
     (partial / "files").mkdir(parents=True)  # killed before there was a lock
     assert fetched("deep/a.tiff").path.read_bytes() == made.read_bytes()
+
+
+HANGING = """
+import time, django
+django.setup()
+from jobs.slides import bucket, staging
+bucket.BEAT_S = 0.01
+def beat():
+    print("under way", flush=True)
+    time.sleep(600)
+staging.fetched("large.svs", beat=beat)
+"""
+
+
+def test_who_waits_goes_on_when_the_process_that_fetches_is_killed(
+    bucket: Any, settings: Any
+) -> None:
+    put(bucket, "large.svs", bytes(20 << 20))
+    env = {
+        **os.environ,
+        "LABSCHED_CACHE": str(settings.LABSCHED_CACHE),
+        "DJANGO_SETTINGS_MODULE": "labsched.settings",
+    }
+    command = [sys.executable, "-c", HANGING]
+    with subprocess.Popen(command, env=env, cwd=REPOSITORY, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"under way\n"
+        waiting = threading.Event()
+        held: list[staging.Held] = []
+        thread = threading.Thread(
+            target=lambda: held.append(staging.fetched("large.svs", beat=waiting.set))
+        )
+        thread.start()
+        assert waiting.wait(30)
+        assert held == []
+        child.kill()
+        thread.join(60)
+    assert held[0].path.read_bytes() == bytes(20 << 20)
+    assert staged(settings) == [str(20 << 20)]
 
 
 def test_another_version_is_another_file(stored: Any) -> None:
