@@ -9,7 +9,6 @@ import datetime as dt
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -17,25 +16,14 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from jobs import blocks, events, moves, postgres, sql
-from jobs.models import Artifact, Job, Lease
+from jobs import blocks, events, moves, postgres, publishing, sql
+from jobs.models import Job, Lease
 from jobs.moves import StaleTransition as StaleTransition  # the exception of these services
 from jobs.moves import Standing
 from jobs.postgres import Succeeded
+from jobs.publishing import StoredArtifact as StoredArtifact  # what these services are given
 from jobs.scheduling import lanes
 from jobs.states import JobState, Reason
-
-
-@dataclass(frozen=True)
-class StoredArtifact:
-    """A file that an attempt put into the storage."""
-
-    name: str
-    kind: str
-    path: str
-    size: int
-    sha256: str
-    main: bool = False
 
 
 def start(job_pk: int, attempt: int, worker: str, *, again: bool = False) -> Job | None:
@@ -81,22 +69,9 @@ def succeed(
         if done is None:
             return False
         if artifacts:
-            _replace_work(job_pk, attempt, reason)
-        rows = [
-            Artifact(tenant_id=done.tenant_id, job_id=job_pk, attempt=attempt, **vars(artifact))
-            for artifact in artifacts
-        ]
-        Artifact.objects.bulk_create(rows)
+            publishing.publish(done.tenant_id, job_pk, attempt, artifacts, reason)
         events.after_commit(done.tenant_id, [done.over] if done.over else (), work_may_start=True)
     return True
-
-
-def _replace_work(job_pk: int, attempt: int, reason: str) -> None:
-    """Drop what new artifacts replace: older ones, and the blocks, which a retry of gaps needs."""
-    if attempt > 1:
-        Artifact.objects.across_tenants("one locked job").filter(job=job_pk).delete()
-    if reason != Reason.GAPS:
-        blocks.release(job_pk)
 
 
 def _succeed(

@@ -265,8 +265,7 @@ class Reporter:
 def _so_far(job: Job) -> tuple[float, dict[str, int]]:
     """What earlier attempts reached: progress never falls within a job."""
     rows = JobProgress.objects.for_tenant(job.tenant).filter(job=job.pk)
-    row = rows.first() if job.attempt > 1 else None
-    if row is None:
+    if job.attempt <= 1 or (row := rows.first()) is None:
         return 0.0, {"tiles_done": 0, "tiles_total": 0}
     return row.progress, {"tiles_done": row.tiles_done, "tiles_total": row.tiles_total}
 
