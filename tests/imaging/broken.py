@@ -13,6 +13,7 @@ from PIL import Image
 from tests.imaging.slides import Pixels
 
 HALF_MICRON = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+QUARTER_MICRON = {"resolution": (4e4, 4e4), "resolutionunit": "CENTIMETER"}
 SIDE = 300
 
 
@@ -118,7 +119,7 @@ def one_level(path: Path, side: int) -> Path:
         at, count = page.dataoffsets[0], page.databytecounts[0]
     tiles = (-(-side // 512)) ** 2
     data = iter([once.getvalue()[at : at + count]] + [b""] * (tiles - 1))
-    tifffile.imwrite(path, data, shape=(side, side, 3), dtype=np.uint8, **options, **HALF_MICRON)
+    tifffile.imwrite(path, data, shape=(side, side, 3), dtype=np.uint8, **options, **QUARTER_MICRON)
     with tifffile.TiffFile(path, mode="r+") as opened:
         page = opened.pages[0]
         at, count = page.dataoffsets[0], page.databytecounts[0]
