@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
@@ -9,9 +10,12 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import shapely
+import tifffile
 
+from jobs.imaging.export.chunks import decode, read_chunk
 from jobs.imaging.network import Network
 from jobs.imaging.pipeline import segment_cells
 from tests.imaging.slides import Run, cell_request, run_cells
@@ -109,6 +113,26 @@ def test_geojson_is_what_qupath_reads_as_detections(small_run: Run) -> None:
         assert 0 < measured["Solidity"] <= 1
         assert measured["Min diameter µm"] <= measured["Max diameter µm"]
         assert measured["Hematoxylin: Min"] <= measured["Hematoxylin: Mean"]
+
+
+def test_every_file_tells_the_same_cells(small_run: Run) -> None:
+    ids = {cell["id"]: cell["cell_id"] for cell in small_run.cells}
+    table = pq.read_table(small_run.folder / "cells.parquet").to_pydict()
+    assert dict(zip(table["Object ID"], table["cell_id"], strict=True)) == ids
+    with (small_run.folder / "cells.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["Object ID"]: int(row["cell_id"]) for row in rows} == ids
+    labels = tifffile.imread(small_run.folder / "labels.ome.tiff")
+    ranks, pixels = np.unique(labels[labels > 0], return_counts=True)
+    assert ranks.tolist() == list(ids.values())
+    scale = 448**2 / labels.size
+    areas = np.array([cell["area"] for cell in small_run.cells])
+    assert (pixels * scale <= areas + 0.01).all()
+    assert pixels.sum() * scale > 0.99 * areas.sum()
+    with (small_run.folder / "chunks.bin").open("rb") as stream:
+        chunk = read_chunk(stream, (0, 0))
+    assert chunk is not None
+    assert decode(gzip.decompress(chunk)).heads["id"].tolist() == list(ids.values())
 
 
 def test_nuclei_hold_more_hematoxylin_than_the_tissue_around(small_run: Run) -> None:

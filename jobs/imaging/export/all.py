@@ -81,6 +81,7 @@ class Exports:
         self._settle()
         for stream in self._streams:
             stream.close()
+        self._places.complete()
         total = sum(picture.steps for picture in self._pictures)
         done = 0
 

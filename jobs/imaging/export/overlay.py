@@ -117,7 +117,7 @@ def read_tile(stream: BinaryIO, level: int, column: int, row: int) -> bytes | No
 def levels_of(frame: Frame, places: Places) -> list[Level]:
     """The levels that are drawn, the finest first."""
     _, _, width, height = frame.shown
-    finest = math.ceil(math.log2(max(width, height, 1)))
+    finest = (max(width, height) - 1).bit_length()
     diameter = 2 * math.sqrt(places.area / max(1, places.cells) / math.pi)
     levels = []
     for number in range(finest, -1, -1):

@@ -70,6 +70,8 @@ class Places:
         self._squares: dict[Square, _Kept] = defaultdict(
             lambda: _Kept([], 0, np.array([np.inf, np.inf, -np.inf, -np.inf]))
         )
+        self._sorted: list[Square] = []
+        self._boxes = np.empty((0, 4))
         self.cells = 0
         self.area = 0.0
         """Level-0 pixels that all cells cover together."""
@@ -92,6 +94,13 @@ class Places:
         self.cells += len(batch)
         self.area += float(batch.area.sum()) / 100
 
+    def complete(self) -> None:
+        """Nothing is added any more: from here on squares can be read, by several threads."""
+        self._file.flush()
+        self._sorted = sorted(self._squares, key=lambda square: (square[1], square[0]))
+        boxes = [self._squares[square].box for square in self._sorted]
+        self._boxes = np.array(boxes).reshape(-1, 4)
+
     def close(self) -> None:
         """Let the file go."""
         self._file.close()
@@ -99,8 +108,9 @@ class Places:
 
     def squares(self) -> list[Square]:
         """Those with cells, rows from the top."""
-        self._file.flush()
-        return sorted(self._squares, key=lambda square: (square[1], square[0]))
+        if len(self._sorted) < len(self._squares):
+            raise AssertionError("squares are asked for before `complete`: a fault of labsched")
+        return self._sorted
 
     def count(self, square: Square) -> int:
         """Cells of a square."""
@@ -114,12 +124,10 @@ class Places:
     def touching(self, box: tuple[float, float, float, float]) -> list[Square]:
         """The squares with outlines that may reach into a box (x0, y0, x1, y1 in level-0 pixels)."""
         x0, y0, x1, y1 = box
-        return [
-            square
-            for square in self.squares()
-            for left, top, right, bottom in [self.box(square)]
-            if left < x1 and right > x0 and top < y1 and bottom > y0
-        ]
+        squares = self.squares()
+        left, top, right, bottom = self._boxes.T
+        there = (left < x1) & (right > x0) & (top < y1) & (bottom > y0)
+        return [squares[index] for index in np.flatnonzero(there)]
 
     def read(self, square: Square) -> Shapes:
         """The outlines of a square, in order of rank. Threads may read at once."""
