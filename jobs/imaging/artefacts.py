@@ -41,7 +41,7 @@ RIM = 4
 MOSTLY = 0.5
 """The share of a mark that shows its colour clearly; the rest is its blurred rim."""
 
-WIDEST_UM = 2_000.0
+WIDEST_UM = 1_000.0
 """Half-width of the broadest marker: further from tissue nothing under it is taken for tissue."""
 
 FRINGE = 2
@@ -63,11 +63,8 @@ def find_marks(
     """
     seen = _Seen.of(picture, glass, dark, max(1, round(SMALLEST_UM2 / mpp**2)))
     edges = _edges(seen)
-    pen = _pen(seen) & ~edges
-    pen &= ~_under_tissue(pen, dark & ~pen & ~edges, mpp=mpp)
-    marks = np.zeros(dark.shape, np.uint8)
-    marks[pen] = PEN
-    marks[edges] = EDGE
+    marks = np.where(edges, EDGE, np.where(_pen(seen), PEN, 0)).astype(np.uint8)
+    marks[_under_tissue(marks > 0, dark & (marks == 0), mpp=mpp)] = 0
     return _with_fringe(marks, dark)
 
 
@@ -188,18 +185,18 @@ class _Parts:
         return np.asarray(np.max(touch, axis=0) >= ALONG)
 
 
-def _under_tissue(pen: Mask, tissue: Mask, *, mpp: float) -> Mask:
-    """Pen that runs over tissue: what closing the tissue over the broadest stroke fills."""
-    if not pen.any() or not tissue.any():
-        return np.zeros_like(pen)
-    widest = float(ndimage.distance_transform_edt(np.pad(pen, 1)).max())
+def _under_tissue(marked: Mask, tissue: Mask, *, mpp: float) -> Mask:
+    """Marks that run over tissue: what closing the tissue over the broadest stroke fills."""
+    if not marked.any() or not tissue.any():
+        return np.zeros_like(marked)
+    widest = float(ndimage.distance_transform_edt(np.pad(marked, 1)).max())
     reach = 3 * min(widest, WIDEST_UM / mpp)
     border = int(reach) + 2
     solid = ndimage.binary_opening(tissue, np.ones((5, 5)))
     padded = np.pad(solid, border)
     near = ndimage.distance_transform_edt(~padded) <= reach
     closed = ndimage.distance_transform_edt(near) > reach
-    return np.asarray(closed[border:-border, border:-border] & pen)
+    return np.asarray(closed[border:-border, border:-border] & marked)
 
 
 def _with_fringe(marks: NDArray[np.uint8], dark: Mask) -> NDArray[np.uint8]:

@@ -127,6 +127,15 @@ def test_dark_edges_and_scanner_background_are_left_out(
     assert (found.marks[depth < -12] == EDGE).all()
 
 
+def test_a_stroke_from_the_slide_edge_takes_no_tissue_with_it(real: Pixels, truth: Mask) -> None:
+    picture, pen = _drawn(real, [(0, 108), (320, 340)], 20, INKS["black"])
+    picture[:30] = picture[:, :30] = 15
+    found = _find(picture).mask
+    free = pen & ~truth
+    assert _overlap(found, truth) >= 0.97
+    assert (found & free).sum() < 0.05 * free.sum()
+
+
 @pytest.mark.parametrize("padding", [0, 255])
 def test_padding_is_no_tissue(real: Pixels, truth: Mask, padding: int) -> None:
     picture = np.full((ROWS + 150, COLS + 90, 3), padding, np.uint8)
