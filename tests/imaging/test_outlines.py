@@ -6,13 +6,10 @@ import math
 
 import numpy as np
 import pytest
-import shapely
 from scipy import ndimage
 
-from jobs.imaging.cells import located
-from jobs.imaging.contours import outlines
-from jobs.imaging.measurement import NAMES, measure, rings
-from jobs.imaging.tiling import Rect
+from jobs.imaging.contours import membrane, outlines, outlines_inside
+from jobs.imaging.measurement import NAMES, measure, names, object_type, rings
 
 
 def _measured(mask: np.ndarray, rgb: np.ndarray | None = None) -> dict[str, float]:
@@ -83,23 +80,74 @@ def test_pure_hematoxylin_measures_as_its_optical_density() -> None:
     assert found["Hematoxylin: Std.Dev."] == 0
 
 
-def test_a_crescent_gets_a_point_inside_for_its_centroid() -> None:
-    y, x = np.mgrid[:80, :80]
-    mask = (np.hypot(x - 40, y - 40) < 30) & (np.hypot(x - 52, y - 40) > 27)
-    traced = outlines(mask.astype(np.int32), np.array([1], np.int32))
-    whole = Rect(100, 200, 80, 80)
-    cells = located(
-        traced,
-        np.array([[40, 12]], np.int32),
-        np.zeros((1, len(NAMES))),
-        region=whole,
-        block=whole,
-        scale=(2.0, 2.0),
+def _two_squares() -> tuple[np.ndarray, np.ndarray]:
+    """A cell of 20 × 20 pixels with a nucleus of 8 × 8, and one of 10 × 10 without."""
+    cells, nuclei = np.zeros((40, 60), np.int32), np.zeros((40, 60), np.int32)
+    cells[5:25, 5:25], cells[5:15, 40:50] = 1, 2
+    nuclei[9:17, 9:17] = 1
+    return cells, nuclei
+
+
+def test_cells_are_measured_by_compartment_under_qupaths_names() -> None:
+    cells, nuclei = _two_squares()
+    pixels = np.zeros((40, 60, 2), np.uint16)
+    pixels[..., 0] = np.where(nuclei > 0, 4000, 100)
+    pixels[5:25, 5:25, 1] = 300
+    pixels[6:24, 6:24, 1] = 500
+    wanted = np.array([1, 2], np.int32)
+    outer = outlines(cells, wanted)
+    inner = outlines_inside(outer, nuclei, wanted)
+    outputs, channels = ("nuclei", "cells"), ("DAPI", " CD3 ")
+    rows = measure(outer, pixels, (0.5, 0.5), outputs=outputs, nuclei=inner, stains=False)
+    columns = names(outputs, channels)
+    first, second = (dict(zip(columns, row, strict=True)) for row in rows)
+    assert len(columns) == 2 * 6 + 1 + 4 * 2 * 5 == rows.shape[1]
+    assert columns[:2] == ("Nucleus: Area µm^2", "Nucleus: Length µm")
+    assert columns[12:15] == (
+        "Nucleus/Cell area ratio",
+        "Nucleus: DAPI: Mean",
+        "Nucleus: DAPI: Median",
     )
-    assert cells.replaced.tolist() == [True]
-    assert cells.seeds.tolist() == [[112, 240]]
-    polygon = shapely.Polygon(cells.ring(0))
-    assert polygon.contains(shapely.Point(cells.centroid_l0[0]))
-    assert polygon.bounds[0] >= 200
-    assert polygon.bounds[1] >= 400
-    assert cells.area_l0[0] == pytest.approx(polygon.area)
+    assert (first["Nucleus: Area µm^2"], first["Cell: Area µm^2"]) == (16, 100)
+    assert first["Nucleus/Cell area ratio"] == 0.16
+    assert first["Nucleus: DAPI: Mean"] == first["Cell: DAPI: Max"] == 4000
+    assert first["Cytoplasm: DAPI: Max"] == first["Cytoplasm: DAPI: Mean"] == 100
+    assert first["Membrane: CD3: Max"] == first["Membrane: CD3: Mean"] == 300
+    assert first["Cytoplasm: CD3: Max"] == 500
+    assert first["Cell: CD3: Mean"] == pytest.approx((76 * 300 + 324 * 500) / 400)
+    assert all(math.isnan(second[name]) for name in columns if name.startswith("Nucleus"))
+    assert second["Cell: Area µm^2"] == 25
+    assert second["Cytoplasm: DAPI: Mean"] == 100
+
+
+def test_stains_of_cells_on_an_he_slide_are_measured_by_compartment() -> None:
+    cells, nuclei = _two_squares()
+    rgb = np.full((40, 60, 3), 200, np.uint8)
+    wanted = np.array([1, 2], np.int32)
+    outer = outlines(cells, wanted)
+    inner = outlines_inside(outer, nuclei, wanted)
+    outputs = ("nuclei", "cells")
+    rows = measure(outer, rgb, (0.5, 0.5), outputs=outputs, nuclei=inner)
+    columns = names(outputs)
+    assert rows.shape == (2, len(columns))
+    found = dict(zip(columns, rows[0], strict=True))
+    assert found["Nucleus: Hematoxylin: Mean"] == found["Cell: Hematoxylin: Mean"] != 0
+
+
+def test_channels_of_nuclei_alone_have_no_compartment() -> None:
+    mask = np.zeros((20, 20), np.int32)
+    mask[5:15, 5:15] = 1
+    pixels = np.full((20, 20, 1), 70, np.uint8)
+    traced = outlines(mask, np.array([1], np.int32))
+    row = measure(traced, pixels, (1.0, 1.0), stains=False)[0]
+    found = dict(zip(names(("nuclei",), ("DAPI",)), row, strict=True))
+    assert (found["Area µm^2"], found["DAPI: Mean"], found["DAPI: Std.Dev."]) == (100, 70, 0)
+    assert (object_type(("nuclei",)), object_type(("nuclei", "cells"))) == ("detection", "cell")
+
+
+def test_membranes_end_where_another_cell_begins_but_not_at_the_pictures_edge() -> None:
+    labels = np.zeros((6, 12), np.int32)
+    labels[:, :6], labels[:, 6:] = 1, 2
+    rim = membrane(outlines(labels, np.array([1, 2], np.int32)), labels.shape)
+    assert set(rim.at[: rim.starts[1], 1].tolist()) == {5}
+    assert set(rim.at[rim.starts[1] :, 1].tolist()) == {6}

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jobs.imaging.__main__ import main
+from jobs.imaging.contract import BadInput
 from jobs.imaging.normalisation import Histogram, sample_blocks
 from jobs.imaging.tiling import ALIGN, CONTEXT, HALO, SQUARE, Grid, Rect, squares_of_mask
-from jobs.imaging.weights import MissingWeights, find_weights
+from jobs.imaging.weights import FLUORESCENCE, MissingWeights, find_weights
 from tests.imaging.conftest import REPOSITORY
 
 RANDOM = np.random.default_rng(2)
@@ -34,6 +35,22 @@ def test_a_flat_picture_is_not_divided_by_nothing() -> None:
     assert np.isfinite(histogram.normalisation().gain).all()
 
 
+def test_sixteen_bits_and_any_number_of_channels_are_counted_and_a_mask_leaves_pixels_out() -> None:
+    pixels = RANDOM.integers(0, 65_536, (64, 80, 5), np.uint16)
+    where = RANDOM.random((64, 80)) < 0.3
+    histogram = Histogram(5, np.uint16)
+    histogram.add(pixels, where)
+    found = histogram.normalisation()
+    expected = np.percentile(pixels[where], [0.1, 99.9], axis=0)
+    assert np.allclose([found.low, found.high], expected)
+    assert len(found.gain) == 5
+
+
+def test_pixels_without_fixed_values_are_refused() -> None:
+    with pytest.raises(BadInput, match="pixels are float32"):
+        Histogram(1, np.float32)
+
+
 def test_large_slides_are_sampled_in_an_order_that_is_always_the_same() -> None:
     assert len(sample_blocks(8192, 8192)) == 256
     blocks = sample_blocks(40_000, 30_000)
@@ -47,7 +64,7 @@ def test_windows_sit_on_the_grid_hold_their_halo_and_cover_what_blocks_need(tile
     width, height = 3001, 1777
     squares = RANDOM.random((-(-height // SQUARE), -(-width // SQUARE))) < 0.2
     grid = Grid(width, height, tile=tile, squares=squares)
-    for strip in grid.strips():
+    for strip in grid.rows():
         for block in strip:
             covered = np.zeros((height, width), bool)
             for window in grid.windows(block):
@@ -76,7 +93,7 @@ def _check_window(grid: Grid, area: Rect, keep: Rect, tile: int) -> None:
 
 def test_every_run_square_is_in_exactly_one_block() -> None:
     grid = Grid(30_000, 5_000, tile=1024, squares=np.ones((40, 235), bool))
-    blocks = [block for strip in grid.strips() for block in strip]
+    blocks = [block for strip in grid.rows() for block in strip]
     assert sum(block.width * block.height for block in blocks) == 30_000 * 5_000
     assert len(set(blocks)) == len(blocks)
 
@@ -105,6 +122,13 @@ def test_weights_are_looked_for_where_people_put_them(cache: Path, tmp_path: Pat
     moved = find_weights(cache, instanseg=tmp_path / "own")
     assert moved.source == "InstanSeg's own folder"
     assert moved.sha256 == published.sha256
+
+
+def test_the_other_published_model_is_found_by_its_name(cache: Path, tmp_path: Path) -> None:
+    found = find_weights(cache, name=FLUORESCENCE)
+    assert (found.name, found.version) == (FLUORESCENCE, "0.1.1")
+    with pytest.raises(MissingWeights, match=f"No weights for {FLUORESCENCE}"):
+        find_weights(tmp_path, name=FLUORESCENCE, instanseg=tmp_path)
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
