@@ -194,6 +194,23 @@ def test_the_viewer_shows_the_slide_and_its_cells(
     assert (with_cells != again).any(axis=2).mean() < 0.01
 
 
+def test_cells_appear_while_the_job_runs_and_are_replaced_by_the_result(
+    stack: Stack, page: Page, operator: Client, watched: Watched
+) -> None:
+    slide = operator.job(watched.cells["id"])["image_path"]
+    again = {"job_id": "again", "job_type": "cell_segmentation", "params": {"reuse": False}}
+    made = operator.submit([{**again, "image_path": slide}])
+    (job,) = made["jobs"]
+    operator.wait_job(job["id"], ["RUNNING"])
+    page.goto(f"{stack.url}/jobs/{job['id']}/viewer/")
+    finished = "Number(document.querySelector('#viewer')?.dataset.finished ?? 0)"
+    page.wait_for_function(f"() => {finished} > 0", timeout=6 * LIVE_TIMEOUT_MS)
+    assert page.evaluate(CELLS) == 0, "the job was over before its cells were looked at"
+    page.wait_for_function(f"() => {CELLS} > 0", timeout=6 * LIVE_TIMEOUT_MS)
+    over = operator.job(job["id"])
+    assert page.evaluate(CELLS) == over["summary"]["cells"] > page.evaluate(finished)
+
+
 def test_a_click_on_a_cell_shows_its_measurements(
     stack: Stack, page: Page, operator: Client, watched: Watched
 ) -> None:

@@ -28,8 +28,14 @@ class Chunk {
 /** All cells of a job. */
 export class Cells {
   constructor() {
-    this.count = 0;
     this.version = 0;
+    this.clear();
+  }
+
+  /** Forget all cells. */
+  clear() {
+    this.count = 0;
+    this.version += 1;
     this.names = [];
     this.ids = [];
     this.starts = [0]; // of each outline, in points

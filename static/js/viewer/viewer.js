@@ -2,6 +2,7 @@
 
 import { Cells } from "./cells.js";
 import { features } from "./features.js";
+import { finished } from "./finished.js";
 import { Overlay, pathOfTissue } from "./overlay.js";
 import { barOf } from "./scalebar.js";
 
@@ -16,6 +17,9 @@ let viewer = null;
 let overlay = null;
 let slide = null;
 let loading = null;
+let asking = 0; // the timer of the next look at a running job's cells
+
+const LOOK_EVERY_MS = 1000;
 
 // --- start ------------------------------------------------------------------------------------
 
@@ -73,11 +77,14 @@ function open(dzi) {
 async function loadCells(shown) {
   const url = shown.cells?.geojson;
   if (!url) {
+    forgetCells();
     say(waiting(shown.job));
+    if (shown.provisional) lookSoon();
     return;
   }
   if (loading) return;
   loading = url;
+  forgetCells();
   say("Fetching cells…");
   for await (const some of features(url)) {
     cells.add(some);
@@ -88,13 +95,44 @@ async function loadCells(shown) {
   say(cells.count ? "" : "This job found no cells on this slide.");
 }
 
+/** While the job runs: show the cells in view that are finished, soon, and not more than once. */
+function lookSoon() {
+  if (loading || asking || !viewer) return;
+  asking = setTimeout(() => attempt(look), LOOK_EVERY_MS);
+}
+
+async function look() {
+  const view = overlay.view();
+  let some = [];
+  try {
+    if (view) some = await finished(facts.job, overlay.windowOf(view), slide.bounds ?? []);
+  } finally {
+    asking = 0;
+  }
+  if (loading || !some.length) return;
+  forgetCells();
+  cells.add(some);
+  overlay.refresh();
+  count();
+  stage.dataset.finished = String(cells.count);
+  say("");
+}
+
+function forgetCells() {
+  if (!cells.count) return;
+  choose(-1);
+  cells.clear();
+  overlay.refresh();
+  count();
+}
+
 /** Why there are no cells to see. */
 function waiting(job) {
   if (job.job_type !== "cell_segmentation") return "";
   if (job.state === "SUCCEEDED") return "This job left no cells to show. Its files are on its page.";
   if (job.state === "FAILED") return `This job failed: ${job.error || "see its page."}`;
   if (job.state === "CANCELLED") return "This job was cancelled: it has no cells.";
-  return "Cells appear here as soon as the job is done.";
+  return "Cells appear here while the job runs.";
 }
 
 /** The tissue outline, as soon as the page names one: its job ends before that of the cells. */
@@ -113,6 +151,7 @@ async function loadTissue() {
 
 document.addEventListener("labsched:refreshed", () => loadTissue());
 document.addEventListener("labsched:message", async ({ detail: { type, data } }) => {
+  if (type === "cells" && data?.job === facts.job) lookSoon();
   if (type !== "job" || data?.id !== facts.job || !viewer) return;
   if (!["SUCCEEDED", "FAILED", "CANCELLED"].includes(data.state)) return;
   await attempt(async () => loadCells(await json(facts.visualization)));
@@ -224,6 +263,7 @@ const keys = {
 function connect() {
   viewer.addHandler("update-viewport", measure);
   viewer.addHandler("animation-finish", count);
+  viewer.addHandler("animation-finish", () => stage.dataset.finished && lookSoon());
   viewer.addHandler("open", count);
   viewer.addHandler("canvas-click", pick);
   viewer.addHandler("canvas-key", (event) => {
