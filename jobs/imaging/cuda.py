@@ -1,7 +1,8 @@
 """The network on a GPU: uploads, computing and downloads overlap, and the batch fits the memory.
 
-Tiles go up as they were read (1 or 2 bytes a value) and are normalised on the device; every batch has
-one shape, the last is padded, so that equal tiles give equal logits whoever shares their batch.
+Tiles go up as they were read (1 or 2 bytes a value) and are normalised on the device; every batch of
+the grid's tiles has one shape, the last is padded, so that equal tiles give equal logits whoever shares
+their batch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ SHARE = 0.5
 """Part of the device's memory that a batch may take; the rest is for other processes and compiled
 kernels' scratch space."""
 
-MOST = 32
+MOST_PX = 1 << 25
+"""Pixels beyond which a larger batch gains nothing: 8 tiles of 2,048."""
+
 PROBE_PX = 512
 IN_FLIGHT = 2
 
@@ -54,8 +57,9 @@ class Feed:
         self._launcher = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._collector = ThreadPoolExecutor(1, thread_name_prefix="download")
         self._flying = threading.Semaphore(IN_FLIGHT)
+        self._measuring = threading.Lock()
         self._bytes_per_px: dict[tuple[int, str], float] = {}
-        self._compiled: dict[str, Callable[[Tensor], Tensor]] = {}
+        self._compiled: dict[tuple[str, torch.Size], Callable[[Tensor], Tensor]] = {}
         self._most: dict[tuple[int, ...], int] = {}
 
     @property
@@ -78,12 +82,12 @@ class Feed:
     def batch_size(self, tile: int, channels: int, precision: str) -> int:
         """Tiles of a side that fill `SHARE` of the device's memory, by what one of 512 px needed."""
         key = (channels, precision)
-        if key not in self._bytes_per_px:
-            probe = self._launcher.submit(self._measured, channels, precision)
-            self._bytes_per_px[key] = probe.result()
+        with self._measuring:
+            if key not in self._bytes_per_px:
+                self._bytes_per_px[key] = self._measured(channels, precision)
         total = torch.cuda.get_device_properties(self.device).total_memory
         fitting = int(SHARE * total / (self._bytes_per_px[key] * tile * tile))
-        return 1 << max(0, min(fitting, MOST).bit_length() - 1)
+        return 1 << max(0, min(fitting, MOST_PX // (tile * tile)).bit_length() - 1)
 
     def compile(self, precision: str, shape: tuple[int, int, int, int]) -> bool:
         """Keep a compiled form for half precisions, if it can be made and is faster for batches
@@ -113,7 +117,7 @@ class Feed:
             torch.cuda.empty_cache()
             return False
         if ahead > 1.05:
-            self._compiled[precision] = made
+            self._compiled[precision, image.shape] = made
         return ahead > 1.05
 
     def _launch(
@@ -139,9 +143,13 @@ class Feed:
     def _batches(
         self, tiles: list[Pixels], scale: Normalisation, precision: str, keep: Rect | None
     ) -> list[_Batch]:
-        """All tiles on their way, in batches that halve until they fit."""
+        """All tiles on their way, in batches that halve until they fit. Square tiles, those of the
+        grid, fill their batch; others, asked for one by one, go as they come."""
         shape = tiles[0].shape
-        most = self._most.get(shape, len(tiles))
+        full = (
+            self.batch_size(shape[0], shape[2], precision) if shape[0] == shape[1] else len(tiles)
+        )
+        most = self._most.get(shape, full)
         while True:
             try:
                 groups = [tiles[at : at + most] for at in range(0, len(tiles), most)]
@@ -167,7 +175,7 @@ class Feed:
         with torch.inference_mode():
             batch = _normalised(image, scale).to(DTYPES[precision])
             image.record_stream(compute)
-            net = self._compiled.get(precision) or self._network(precision)
+            net = self._compiled.get((precision, batch.shape)) or self._network(precision)
             out = net(batch).float()
             if keep is not None:  # every batch has one shape: here only the way down gets shorter
                 out = out[..., keep.y : keep.bottom, keep.x : keep.right]

@@ -116,26 +116,25 @@ class Network:
         """The form of the network that runs, for the manifest."""
         if self.scripted:
             return "TorchScript as in the file"
-        forms = ["BatchNorm folded", "channels-last", "cropped"]
-        return ", ".join(
-            forms + ["ReLU fused"] * self.fused + (self._feed.forms if self._feed else [])
-        )
+        forms = ["BatchNorm folded", "channels-last"] + ["ReLU fused"] * self.fused
+        return ", ".join(forms + (["cropped"] if self._feed is None else self._feed.forms))
 
-    def batch_size(self, tile: int, precision: str) -> int:
-        """Tiles of this side that the device is given at once; the same for every job on it."""
+    def batch_size(self, tile: int, precision: str, channels: int | None = None) -> int:
+        """Tiles of this side that the device is given at once; the same for every job on it.
+
+        channels   of the image, where the model takes any number
+        """
         if self._feed is None:
             return 1
-        return self._feed.batch_size(tile, self.channels or 3, precision)
+        return self._feed.batch_size(tile, channels or self.channels or 3, precision)
 
     def prepare(self) -> None:
         """On a GPU, try a compiled form for the usual windows."""
-        if self._feed is None or self.scripted or self.precision == "fp32":
+        if self._feed is None or self.scripted or self.channels is None:
             return
-        tile, size = (
-            self.default_tile(self.precision),
-            self.batch_size(self.default_tile(self.precision), self.precision),
-        )
-        self._feed.compile(self.precision, (size, self.channels or 3, tile, tile))
+        tile = self.default_tile(self.precision)
+        size = self.batch_size(tile, self.precision)
+        self._feed.compile(self.precision, (size, self.channels, tile, tile))
 
     def default_tile(self, precision: str) -> int:
         """Side of a window: what measured best against the halo's cost."""
@@ -195,9 +194,14 @@ def normalised(tile: Pixels, scale: Normalisation) -> Tensor:
     return values.sub_(low).mul_(gain).clamp_(LOWEST, HIGHEST).permute(2, 0, 1)[None]
 
 
-@functools.lru_cache(maxsize=2)
 def load(path: Path) -> Network:
     """The network of a model file, loaded once a process. Raises BadInput for another file."""
+    status = path.stat() if path.is_file() else None
+    return _loaded(path, status.st_mtime_ns if status else 0, status.st_size if status else 0)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(path: Path, _mtime_ns: int, _size: int) -> Network:
     return Network(path)
 
 

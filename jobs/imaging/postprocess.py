@@ -67,6 +67,12 @@ class Labelled:
         """Which objects are nuclei without a cell around them."""
         return np.asarray(roots >= self.own_seeds)
 
+    def names(self, roots: NDArray[np.int32]) -> NDArray[np.int32]:
+        """(n, 2) x, y of the root seeds on the plane, of each object another: a bare nucleus, whose
+        seed may also root a cell, is told by their complements (~x, ~y), which are negative."""
+        at = self.seeds[roots, ::-1] + np.array([self.region.x, self.region.y], np.int32)
+        return np.where(self.bare(roots)[:, None], ~at, at)
+
     def _inside(self, block: Rect) -> NDArray[np.bool_]:
         rows, cols = self.seeds[:, 0] + self.region.y, self.seeds[:, 1] + self.region.x
         down = (rows >= block.y) & (rows < block.bottom)
