@@ -6,7 +6,7 @@ them. Memory holds the logits of a few rows of windows in one strip, whatever th
 
 from __future__ import annotations
 
-import itertools
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -229,9 +229,10 @@ class TooManyGaps(BadInput):
 
 
 class _Strip:
-    """The pieces that the unfinished blocks of one strip still need."""
+    """The pieces that the unfinished blocks of rows of one strip still need."""
 
-    def __init__(self, grid: Grid, blocks: Iterable[Rect]) -> None:
+    def __init__(self, grid: Grid, blocks: Iterable[Rect], rows: range = range(0)) -> None:
+        self.rows = rows
         self.uses = Counter(one.index for block in blocks for one in grid.windows(block))
         self.asked: set[tuple[int, int]] = set()
         self.pieces: dict[tuple[int, int], Piece] = {}
@@ -247,8 +248,11 @@ class _Strip:
 class Course:
     """The way over the blocks of a grid; what is finished when its turn comes is passed over.
 
+    Rows follow each other, so that neighbours share their windows. Where somebody else was first, he
+    is going the same way: then it goes on far from both ends of the longest stretch that is left.
+
     finished   looks up the keys of finished blocks
-    first      where to begin, 0-1; from the end it goes on at the start
+    first      where to begin, 0-1
     """
 
     def __init__(
@@ -257,9 +261,9 @@ class Course:
         self.grid = grid
         self.skipped = 0
         self._finished = finished
-        rows = grid.rows()
-        start = int(first * len(rows))
-        self._rows = rows[start:] + rows[:start]
+        self._rows = grid.rows()
+        self._first = int(first * len(self._rows))
+        self._chance = random.Random(first)  # noqa: S311 - nothing secret: workers must not agree
         self._fresh = self._first_uses()
         self.total = sum(self._fresh.values())
         self._asked: deque[_Strip] = deque()
@@ -276,20 +280,55 @@ class Course:
         return fresh
 
     def windows(self) -> Iterator[Window]:
-        """The windows that unfinished blocks need, each once a strip."""
-        for _, rows in itertools.groupby(self._rows, lambda row: self.grid.strip(row[0])):
-            blocks = [block for row in rows for block in row]
-            strip = _Strip(self.grid, blocks)
-            for block in blocks:
-                yield from self._windows_of(block, strip)
+        """The windows that unfinished blocks need, each once as long as rows follow each other."""
+        before = set(self._finished())
+        left = dict.fromkeys(range(len(self._rows)))  # in order
+        at, last, strip = self._first, -1, _Strip(self.grid, [])
+        while left:
+            at = next((row for row in left if row >= at), next(iter(left)))
+            if at != last + 1 or at not in strip.rows:
+                stretch = self._stretch(at, left)
+                blocks = [block for row in stretch for block in self._rows[row]]
+                strip = _Strip(self.grid, blocks, rows=stretch)
+            del left[at]
+            met = False
+            for block in self._rows[at]:
+                key = self.grid.key(block)
+                if key in self._finished():
+                    met |= key not in before
+                    self.skipped += self._fresh[key]
+                    strip.release(self.grid.windows(block))
+                else:
+                    yield from self._windows_of(block, strip)
+            last, at = at, self._elsewhere(left) if met and left else at + 1
+
+    def _stretch(self, at: int, left: Collection[int]) -> range:
+        """The rows from `at` on that follow each other in its strip and are left."""
+        strip = self.grid.strip(self._rows[at][0])
+        stop = at + 1
+        while stop in left and self.grid.strip(self._rows[stop][0]) == strip:
+            stop += 1
+        return range(at, stop)
+
+    def _elsewhere(self, left: Iterable[int]) -> int:
+        """A row in the middle half of the longest run of rows that nobody finished."""
+        done = self._finished()
+        runs: list[list[int]] = [[]]
+        for row in left:
+            if all(self.grid.key(block) in done for block in self._rows[row]):
+                continue
+            if runs[-1] and row != runs[-1][-1] + 1:
+                runs.append([])
+            runs[-1].append(row)
+        longest = max(len(run) for run in runs)
+        if not longest:
+            return 0
+        run = self._chance.choice([run for run in runs if len(run) == longest])
+        quarter = longest // 4
+        return self._chance.choice(run[quarter : longest - quarter])
 
     def _windows_of(self, block: Rect, strip: _Strip) -> Iterator[Window]:
         windows = self.grid.windows(block)
-        key = self.grid.key(block)
-        if key in self._finished():
-            self.skipped += self._fresh[key]
-            strip.release(windows)
-            return
         self._waiting.append((strip, block, windows))
         for one in windows:
             if one.index not in strip.asked:
