@@ -42,7 +42,7 @@ def main() -> None:
     sheet = Image.new("RGB", (left.width + 12 + right.width, HEIGHT), "white")
     sheet.paste(left, (0, 0))
     sheet.paste(right, (left.width + 12, 0))
-    sheet.save(options.picture, quality=82, optimize=True)
+    sheet.save(options.picture, quality=72, optimize=True)
     sys.stdout.write(f"{options.picture}: {len(rings)} cells\n")
 
 
