@@ -107,10 +107,9 @@ def _request(options: argparse.Namespace, model: Path, folder: Path) -> Any:
 
 
 def _labsched(options: argparse.Namespace, model: Path, folder: Path) -> Timed:
-    from jobs.imaging import network
-    from jobs.imaging.pipeline import segment_cells
+    from jobs.imaging.pipeline import segment_cells, warm
 
-    network.warm(model)
+    warm(model)
     request = _request(options, model, folder)
 
     def run() -> Row:

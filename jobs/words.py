@@ -78,6 +78,11 @@ FILES = {
     "geojson": ("QuPath", "Detections with measurements, gzipped GeoJSON: drag it into QuPath."),
     "cells_jsonl": ("JSONL", "One cell a line: for scripts and notebooks."),
     "segmentation": ("JSON", "All cells in one document, polygons as [y, x] in level-0 pixels."),
+    "parquet": ("Parquet", "A row a cell with its outline: GeoParquet, for pandas and AnnData."),
+    "csv": ("CSV", "A row a cell under QuPath's headings: for spreadsheets."),
+    "labels": ("Labels", "The cells as numbers in a pyramidal OME-TIFF."),
+    "chunks": ("Outlines", "What the viewer draws near: outlines by 2,048-pixel squares."),
+    "overlay": ("Overlay", "What the viewer draws from afar: a pyramid of transparent tiles."),
     "tissue_mask": ("Mask PNG", "255 is tissue, 0 is glass."),
     "tissue_geojson": ("Outline", "The outlines of the tissue as GeoJSON."),
     "tissue_json": ("Area JSON", "Area, fraction, threshold and method."),
@@ -91,7 +96,15 @@ FIGURES = (
     ("cells_per_mm2", "cells per mm²", "{:,.0f}"),
     ("median_area_um2", "µm² median area", "{:,.1f}"),
 )
-IN_ROWS = ("geojson", "cells_jsonl", "segmentation", "tissue_mask", "tissue_geojson")
+IN_ROWS = (
+    "geojson",
+    "parquet",
+    "csv",
+    "cells_jsonl",
+    "segmentation",
+    "tissue_mask",
+    "tissue_geojson",
+)
 
 
 def state(public: str, reason: str, phase: str = "") -> str:

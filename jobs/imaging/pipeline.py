@@ -6,6 +6,8 @@ when all are complete. Nothing found is a result: an empty one.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jobs.imaging.contract import CellRequest, Outcome, Report, TissueRequest
 
 
@@ -31,3 +33,15 @@ def help_with_blocks(request: CellRequest, *, report: Report, shard: int) -> Non
     from jobs.imaging import cell_job
 
     cell_job.help_with_blocks(request, report=report, shard=shard)
+
+
+def warm(model: Path) -> None:
+    """Load the model and run everything once, so that the next job starts at full speed.
+
+    Raises BadInput where the file is no InstanSeg model.
+    """
+    from jobs.imaging import network
+    from jobs.imaging.export import warming
+
+    network.warm(model)
+    warming.warm()

@@ -16,9 +16,9 @@ def warm_up(queue_name: str) -> str:
     from jobs.types.cell_segmentation import weights
 
     found = weights()
-    from jobs.imaging import network  # torch loads here, on workers of this queue alone
+    from jobs.imaging import network, pipeline  # torch loads here, on workers of this queue alone
 
-    network.warm(found.path)
+    pipeline.warm(found.path)
     return str(network.describe_device()["device"])
 
 
