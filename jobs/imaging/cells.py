@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import uuid
 import zlib
 from dataclasses import dataclass, field, fields
 
@@ -30,7 +29,8 @@ class Schema:
 class Cells:
     """n objects of one block, in raster order of their root seeds.
 
-    seeds          (n, 2) x, y of the root seed on the model plane
+    seeds          (n, 2) x, y of the root seed on the model plane; of a nucleus without a cell, whose
+                   seed may be a cell's too, ~x, ~y
     corners        (k, 2) x, y in level-0 pixels; ring i is corners[starts[i] : starts[i + 1]], open
     area_l0        level-0 pixels
     centroid_l0    (n, 2) x, y, always inside the ring
@@ -94,9 +94,3 @@ def decoded(content: bytes) -> Cells:
     """The cells of a block file."""
     stream = io.BytesIO(zlib.decompress(content))
     return Cells(*(np.lib.format.read_array(stream, allow_pickle=False) for _ in fields(Cells)))
-
-
-def object_ids(cells: Cells, result_key: str) -> list[str]:
-    """UUIDs that depend on the result key and the root seeds alone (DESIGN I9)."""
-    namespace = uuid.uuid5(uuid.NAMESPACE_OID, result_key)
-    return [str(uuid.uuid5(namespace, f"{x},{y}")) for x, y in cells.seeds.tolist()]

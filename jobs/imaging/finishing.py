@@ -108,7 +108,7 @@ def _measured(
     return _located(
         outlined,
         nuclei,
-        labelled.seeds[own],
+        labelled.names(own),
         values,
         region=labelled.region,
         block=block,
@@ -194,7 +194,7 @@ def _located(
         measurement.rings(corners, outlined.starts),
     )
     return Cells(
-        seeds=(seeds[:, ::-1] + origin).astype(np.int32),
+        seeds=seeds,
         corners=corners,
         starts=outlined.starts,
         area_l0=np.round(outlined.area_px * factor[0] * factor[1], 2),

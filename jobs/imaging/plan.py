@@ -157,7 +157,8 @@ class Plan:
     @property
     def batch(self) -> int:
         """Windows that the network is given at once."""
-        return self.network.batch_size(self.grid.tile, self.precision)
+        channels = len(self.plane.slide.channels)
+        return self.network.batch_size(self.grid.tile, self.precision, channels)
 
     def fingerprint(self) -> str:
         """Names the numerics: blocks of one plan and one fingerprint are equal to the last bit."""

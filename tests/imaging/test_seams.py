@@ -30,8 +30,8 @@ def _one_pass(net: Network, image: Pixels, scale: Normalisation) -> Objects:
     missing = ((0, -rows % 16), (0, -cols % 16), (0, 0))
     logits = net.logits(np.pad(image, missing, mode="reflect"), scale, "fp32")[:, :rows, :cols]
     plane = Rect(0, 0, cols, rows)
-    labelled = postprocess.label_nuclei(
-        np.ascontiguousarray(logits), plane, plane, net.settings, net.classifier
+    labelled = postprocess.label_objects(
+        np.ascontiguousarray(logits), plane, plane, net.head, context=net.head.context
     )
     roots = np.unique(labelled.labels)[1:]
     rings = contours.outlines(labelled.labels, roots)
