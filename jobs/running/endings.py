@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jobs.imaging.contract import BadInput
 from jobs.imaging.weights import MissingWeights
+from jobs.slides.bucket import SlideAway
 from jobs.states import Reason
 
 OUT_OF_MEMORY_EXIT = 77  # a child that ends so says that memory ran out
@@ -28,7 +29,7 @@ def of_error(error: BaseException) -> tuple[Reason, str]:
     """Reason and sentence for what the body of a job raised."""
     if isinstance(error, BadInput):
         return Reason.BAD_INPUT, str(error)
-    if isinstance(error, MissingWeights):
+    if isinstance(error, MissingWeights | SlideAway):
         return Reason.ERROR, str(error)
     if is_out_of_memory(error):
         return Reason.OUT_OF_MEMORY, NO_MEMORY

@@ -176,7 +176,7 @@ def source_of(job: Job, kind: JobType, beat: Callable[[], None]) -> Source:
     """What the job reads, looked up and checked now. Raises BadInput."""
     if not kind.needs_slide:
         return Source()
-    slide = _slide_path(job)
+    slide = _slide_path(job, beat)
     given = upstream_artifacts(job)
     return Source(job.slide, slide, given, resultkey.of(job, kind, slide, given, beat=beat))
 
@@ -203,12 +203,12 @@ def task_of(job: Job, source: Source, desk: Desk, report: Reporter) -> Task:
     )
 
 
-def _slide_path(job: Job) -> Path:
-    """The slide's file, checked again now. Raises BadInput."""
+def _slide_path(job: Job, beat: Callable[[], None]) -> Path:
+    """The slide's file, checked again now, and fetched where it is elsewhere. Raises BadInput."""
     if job.slide is None:
         raise BadInput("The job names no slide. Submit it again with an image_path.")
     try:
-        return real_path(job.slide)
+        return real_path(job.slide, beat=beat)
     except BadPath as refused:
         raise BadInput(str(refused)) from None
 
