@@ -138,20 +138,22 @@ def test_any_tile_size_gives_the_objects_of_one_pass(
 def test_a_grid_shifted_by_eights_gives_the_same_objects(
     net: Network, mosaic: Pixels, tmp_path: Path, shift: tuple[int, int]
 ) -> None:
-    """What is cut off at the top left moves the grid over the picture; far from the cut nothing changes."""
+    """What is cut off moves the grid over the picture; away from the borders nothing changes."""
     x, y = shift
     scale = _scale(mosaic)
     rest = np.ascontiguousarray(mosaic[y:, x:])
     slide = write_levels(tmp_path / "rest.tiff", [rest], mpp=0.5)
     moved = _in_blocks(net, slide, scale, tile=512, block=512)
     assert moved == _one_pass(net, rest, scale)
-    far = 256
-    before = {
-        (left - x, top - y)
-        for left, top in _one_pass(net, mosaic, scale)
-        if left >= x + far and top >= y + far
-    }
-    assert before == {seed for seed in moved if min(seed) >= far}
+    before = {(left - x, top - y) for left, top in _one_pass(net, mosaic, scale)}
+    assert _inside(before, rest) == _inside(set(moved), rest)
+    assert len(_inside(before, rest)) > 400
+
+
+def _inside(seeds: set[tuple[int, int]], image: Pixels) -> set[tuple[int, int]]:
+    """Seeds whose nuclei do not depend on what lies beyond the image."""
+    far, rows, cols = 256, *image.shape[:2]
+    return {(x, y) for x, y in seeds if far <= x < cols - far and far <= y < rows - far}
 
 
 @pytest.mark.slow
