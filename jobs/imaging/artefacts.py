@@ -7,6 +7,7 @@ pigment are left alone. Coordinates are pixels of the picture.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,10 +71,11 @@ def find_marks(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the rules look at. `density` is -ln of the light let through, by channel."""
+    """What the rules look at. `density` is -ln of the light let through: a plane a channel."""
 
     dark: Mask
     density: NDArray[np.float32]
+    grey: Mask
     uneven: NDArray[np.float32]
     smallest: int
 
@@ -81,8 +83,12 @@ class _Seen:
     def of(
         cls, picture: NDArray[np.uint8], glass: NDArray[np.float32], dark: Mask, smallest: int
     ) -> _Seen:
-        density = -np.log(np.clip(picture / glass, 1 / 255, 1)).astype(np.float32)
-        return cls(dark, density, _unevenness(picture), smallest)
+        light = np.empty((3, *picture.shape[:2]), np.float32)
+        for channel in range(3):
+            np.divide(picture[..., channel], glass[channel], out=light[channel])
+        np.clip(light, 1 / 255, 1, out=light)
+        grey = _greyish(light)
+        return cls(dark, -np.log(light, out=light), grey, _unevenness(picture), smallest)
 
     def parts(
         self, certain: Mask, likely: Mask, choose: Callable[[_Parts], Mask], share: float = MOSTLY
@@ -95,28 +101,32 @@ class _Seen:
         if not certain.any():
             return certain
         likely = likely & self.dark & ndimage.binary_dilation(certain, iterations=RIM)
-        parts = _Parts.of(likely)
-        sure = np.bincount(parts.labels[certain], minlength=parts.count + 1) / parts.area()
-        keep = (parts.area() >= self.smallest) & (sure >= share) & choose(parts)
+        labels, count = ndimage.label(likely, structure=np.ones((3, 3)))
+        area = np.bincount(labels.ravel(), minlength=count + 1)
+        sure = np.bincount(labels[certain], minlength=count + 1)
+        keep = (area >= self.smallest) & (sure >= share * area)
         keep[0] = False
-        return np.asarray(keep[parts.labels])
+        if not keep.any():  # as on most slides: nothing has to be measured
+            return np.zeros_like(likely)
+        labels = np.where(keep, np.arange(count + 1), 0).astype(np.int32)[labels]
+        return np.asarray((keep & choose(_Parts(labels, area * keep)))[labels])
 
 
 def _edges(seen: _Seen) -> Mask:
     """What the scanner saw beyond the slide, and the shadow of the slide's own edge."""
-    grey, least = _greyish(seen.density), seen.density.min(axis=2)
+    least = seen.density.min(axis=0)
 
     def of_even_shade(parts: _Parts) -> Mask:
         return parts.along_side() & (parts.is_even(seen.uneven) | parts.is_thin())
 
-    black = seen.parts(least > 1.2, grey, _Parts.along_side)
-    return black | seen.parts(least > 0.2, grey, of_even_shade)
+    black = seen.parts(least > 1.2, seen.grey, _Parts.along_side)
+    return black | seen.parts(least > 0.2, seen.grey, of_even_shade)
 
 
 def _pen(seen: _Seen) -> Mask:
     """Ink, and other lines that no tissue makes. No tissue is as even as ink."""
-    red, green, blue = np.moveaxis(seen.density, 2, 0)
-    most, least = seen.density.max(axis=2), seen.density.min(axis=2)
+    red, green, blue = seen.density
+    most, least = seen.density.max(axis=0), seen.density.min(axis=0)
     more_red = red - np.maximum(green, blue)
 
     def is_even(parts: _Parts) -> Mask:
@@ -140,48 +150,51 @@ def _pen(seen: _Seen) -> Mask:
     calm = ndimage.uniform_filter(seen.uneven, 5) <= 1.5 * EVEN
     drawn |= seen.parts((most > 1.5) & calm, most > 1.1, is_drawn)
     # Grey and black, also where they are thin: the edge of a cover slip, a hair, a bubble's rim.
-    return drawn | seen.parts(least > 0.5, _greyish(seen.density), is_line)
+    return drawn | seen.parts(least > 0.5, seen.grey, is_line)
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """The connected parts of a mask; index 0 is what lies outside."""
+    """The connected parts that may be marks; index 0, and any that is left out, has no area."""
 
     labels: NDArray[np.int32]
-    count: int
+    area: NDArray[np.intp]
 
-    @classmethod
-    def of(cls, mask: Mask) -> _Parts:
-        labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        return cls(labels, int(count))
+    @functools.cached_property
+    def half_width(self) -> NDArray[np.float32]:
+        labels = self.labels[self._box]
+        inside = ndimage.distance_transform_edt(np.pad(labels > 0, 1))[1:-1, 1:-1]
+        widths = np.full(len(self.area), 0.5, np.float32)
+        where = labels > 0
+        np.maximum.at(widths, labels[where], inside[where].astype(np.float32))
+        return widths
 
-    def half_width(self) -> NDArray[np.float64]:
-        inside = ndimage.distance_transform_edt(np.pad(self.labels > 0, 1))[1:-1, 1:-1]
-        widths = ndimage.maximum(inside, self.labels, range(self.count + 1))
-        return np.asarray(np.maximum(widths, 0.5))
-
-    def area(self) -> NDArray[np.intp]:
-        return np.bincount(self.labels.ravel(), minlength=self.count + 1)
+    @functools.cached_property
+    def _box(self) -> tuple[slice, slice]:
+        """The rows and columns that hold any part."""
+        rows, cols = (np.flatnonzero(self.labels.any(axis=axis)) for axis in (1, 0))
+        return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
 
     def is_long(self) -> Mask:
-        return np.asarray(self.area() / self.half_width() ** 2 >= LONG)
+        return np.asarray(self.area / self.half_width**2 >= LONG)
 
     def is_thin(self) -> Mask:
-        return np.asarray(self.half_width() <= THIN)
+        return np.asarray(self.half_width <= THIN)
 
     def is_even(self, uneven: NDArray[np.float32]) -> Mask:
-        """Whether the inside of a part, away from its rim, shows no texture."""
-        core = ndimage.binary_erosion(self.labels > 0, np.ones((3, 3)), iterations=THIN)
-        labels = np.where(core, self.labels, 0)
-        inside = np.bincount(labels.ravel(), minlength=self.count + 1) > 0
-        spread = np.full(self.count + 1, np.inf)
-        spread[inside] = ndimage.median(uneven, labels, np.flatnonzero(inside))
-        return np.asarray(spread <= EVEN)
+        """Whether most of the inside of a part, away from its rim, shows no texture."""
+        labels = self.labels[self._box]
+        padded = np.pad(labels > 0, THIN)  # beyond the box lies nothing, beyond the picture too
+        core = ndimage.binary_erosion(padded, np.ones((3, 3)), iterations=THIN)
+        core = core[THIN:-THIN, THIN:-THIN]
+        inside = labels[core]
+        calm = np.bincount(inside[uneven[self._box][core] <= EVEN], minlength=len(self.area))
+        return 2 * calm > np.bincount(inside, minlength=len(self.area))
 
     def along_side(self) -> Mask:
         """Whether a part runs along much of one side of the picture."""
         sides = (self.labels[0], self.labels[-1], self.labels[:, 0], self.labels[:, -1])
-        touch = [np.bincount(side, minlength=self.count + 1) / side.size for side in sides]
+        touch = [np.bincount(side, minlength=len(self.area)) / side.size for side in sides]
         return np.asarray(np.max(touch, axis=0) >= ALONG)
 
 
@@ -217,8 +230,7 @@ def _unevenness(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(np.sqrt(ndimage.uniform_filter(apart, 3)), np.float32)
 
 
-def _greyish(density: NDArray[np.float32]) -> Mask:
+def _greyish(light: NDArray[np.float32]) -> Mask:
     """Light of all colours taken alike. In the dark that is told by light, since noise rules there."""
-    light = np.exp(-density)
-    high, low = light.max(axis=2), light.min(axis=2)
-    return np.asarray(high - low < np.maximum(0.06, 0.2 * (1 - high)))
+    high, low = light.max(axis=0), light.min(axis=0)
+    return np.asarray(high - low < np.maximum(np.float32(0.06), np.float32(0.2) * (1 - high)))
