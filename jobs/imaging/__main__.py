@@ -6,6 +6,7 @@ Finished blocks are kept in DIR until the results are there: the same command ag
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import shutil
@@ -36,10 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(
-            f"The results cannot be written to {options.out} ({error.strerror}): free some space "
-            "there, or give another folder.\n"
-        )
+        sys.stderr.write(f"{_sentence(error, options)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. The same command goes on from the blocks that are finished.\n")
@@ -49,12 +47,21 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(f"{artifact.path}\n")
     told = outcomes[-1].summary
     sys.stdout.write(
-        f"{told['cells']} cells on {told['tissue_mm2']} mm² of tissue, "
+        f"{told['cells']} {told['objects']} on {told['tissue_mm2']} mm² of tissue, "
         f"{told['cells_per_mm2']} a mm², median area {told['median_area_um2']} µm²\n"
     )
     if told.get("gaps"):
         sys.stdout.write(f"{told['gaps_mm2']} mm² could not be read: manifest.json says where\n")
     return 0
+
+
+def _sentence(error: OSError, options: argparse.Namespace) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"No space is left for the results in {options.out}: free some there, or give another "
+            "folder. The same command goes on from the blocks that are finished."
+        )
+    return f"{error.filename or options.out}: {error.strerror}. Check that path and who may use it."
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -98,7 +105,7 @@ def _bar() -> Progress:
 
 def _run(options: argparse.Namespace, weights: Weights, bar: Progress) -> list[Outcome]:
     if not options.slide.is_file():
-        raise BadInput(f"There is no slide {options.slide}: check the path.")
+        raise BadInput(f"There is no slide {options.slide.name}: check the path.")
     params = _params(options)
     digest = sha256(options.slide)
     key = _key(digest, weights, params)

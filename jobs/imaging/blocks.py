@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ class FolderStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._mine: dict[tuple[str, Key], BlockFacts] = {}
+        self._known: dict[tuple[str, Key], BlockFacts] = {}
+        self._lock = threading.Lock()
 
     def plan(self, name: str, make: Callable[[], bytes]) -> bytes:
         path = self.folder / name / "plan"
@@ -65,20 +67,19 @@ class FolderStore:
         return path.read_bytes()
 
     def finished(self, name: str) -> Mapping[Key, BlockFacts]:
-        whole = {
-            key: facts
-            for path in (self.folder / name).glob("*_*.json")
-            if not (facts := _facts(path)).gaps
-            for key in [_key(path)]
-        }
-        return whole | {key: facts for (of, key), facts in self._mine.items() if of == name}
+        with self._lock:
+            for path in (self.folder / name).glob("*_*.json"):
+                if (name, _key(path)) not in self._known and not (facts := _facts(path)).gaps:
+                    self._known[name, _key(path)] = facts
+            return {key: facts for (of, key), facts in self._known.items() if of == name}
 
     def put(self, name: str, key: Key, content: bytes, facts: BlockFacts) -> None:
         known = self._path(name, key, "json")
         if not known.exists() or _facts(known).gaps:
             _write(self._path(name, key, "block"), content)
             _write(known, json.dumps(asdict(facts)).encode())  # last: from here on it is finished
-        self._mine[name, key] = facts
+        with self._lock:
+            self._known[name, key] = facts
 
     def get(self, name: str, key: Key) -> bytes:
         return self._path(name, key, "block").read_bytes()
@@ -102,6 +103,10 @@ def _write(path: Path, content: bytes) -> None:
     """Write `path` so that it is there as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-    os.replace(name, path)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -17,10 +17,10 @@ import numpy as np
 from jobs.imaging import network, params, roi
 from jobs.imaging import tissue as tissues
 from jobs.imaging.blocks import BlockStore, FolderStore
-from jobs.imaging.contract import CellRequest, Outcome, Report
+from jobs.imaging.contract import BadInput, CellRequest, Outcome, Report
 from jobs.imaging.export.all import Names, exports
 from jobs.imaging.export.frame import Frame
-from jobs.imaging.export.manifest import sha256, write_manifest
+from jobs.imaging.export.manifest import hashed, sha256, write_manifest
 from jobs.imaging.export.staging import Staging, staging
 from jobs.imaging.export.tissue import read_mask
 from jobs.imaging.merging import Merged, merge
@@ -99,9 +99,10 @@ def segment_cells(request: CellRequest, *, report: Report) -> Outcome:
             counts = counts_of(bench.plan, merged)
         with progress.phase("export") as tick:
             mended = _export(bench, merged, counts, stage, tick)
+            files = hashed(stage.staged(), lambda: tick(1, 1))
+        counts["cells"] -= mended.get("cells_dropped", 0)
         facts = facts_of(request, bench, counts, merged, progress.seconds) | {"mended": mended}
-        made = stage.staged()
-        write_manifest(stage.file("manifest.json", "manifest"), facts, made)
+        write_manifest(stage.file("manifest.json", "manifest"), facts, files)
         artifacts = stage.publish()
         summary = summary_of(request, bench, counts)
     return Outcome(artifacts, _lines_name(request), summary)
@@ -116,6 +117,7 @@ def help_with_blocks(request: CellRequest, *, report: Report, shard: int) -> Non
 
 @contextmanager
 def bench_of(request: CellRequest, progress: Progress) -> Iterator[Bench]:
+    """The request's slide, open, and its plan: the one that is kept, or one made now."""
     options = _Options.of(request)
     with checked_slide(request.slide, options.mpp) as slide, _store_of(request) as store:
         with progress.phase("open") as tick:
@@ -123,6 +125,7 @@ def bench_of(request: CellRequest, progress: Progress) -> Iterator[Bench]:
             roi.checked(request.params.get("roi"), (slide.width, slide.height))
             net = network.load(request.model)
             cell_channels(slide, net.channels)
+            _check_tile(options.tile, net)
             precision = net.precision_for(request.params.get("precision"))
             digest = request.slide_sha256 or sha256(slide.path, lambda: tick(0, 1))
         name = name_of(request.result_key)
@@ -136,6 +139,15 @@ def bench_of(request: CellRequest, progress: Progress) -> Iterator[Bench]:
             pixel_size = (size[0] * across, size[1] * down)
             plan = Plan.of(Settled.decoded(kept), plane, net, pixel_size)
         yield Bench(request, slide, plan, store, name, digest)
+
+
+def _check_tile(tile: int | None, net: network.Network) -> None:
+    least = 2 * net.halo + 64
+    if tile is not None and tile < least:
+        raise BadInput(
+            f'"tile_size" is {tile}, and this model sees {net.halo} pixels round every pixel: give '
+            f"{least} or more, or leave it out."
+        )
 
 
 @contextmanager

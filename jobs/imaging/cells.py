@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 NEAR_GAP = 1
 """Flag of an object so near to pixels that could not be read that it may be cut or missed in part."""
 
+UNSURE = 2
+"""Flag of an object joined with others so far away that a still wider context might divide it."""
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -39,7 +42,7 @@ class Cells:
     origin_l0      x, y of the block
     nuclei         (m, 2) rings of the nuclei inside the cells, as `corners`; none for nuclei alone
     nucleus_starts (n + 1,) as `starts`; an empty ring where a cell has no nucleus
-    flags          (n,) of NEAR_GAP
+    flags          (n,) of NEAR_GAP and UNSURE
     gaps_l0        (g, 4) x, y, width, height of what could not be read in the block
     """
 

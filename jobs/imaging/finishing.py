@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from jobs.imaging import contours, measurement, postprocess
-from jobs.imaging.cells import NEAR_GAP, Cells
+from jobs.imaging.cells import NEAR_GAP, UNSURE, Cells
 from jobs.imaging.plan import Plan
 from jobs.imaging.readers.reader import Pixels
 from jobs.imaging.tiling import SQUARE, Rect
@@ -89,6 +89,7 @@ def _measured(
     block: Rect,
 ) -> Cells:
     own, flags = _beside_gaps(labelled, own, around, plan.grid.halo)
+    flags[np.isin(own, labelled.far)] |= UNSURE
     outlined = contours.outlines(labelled.labels, own + 1)
     large = outlined.area_px * plan.pixel_size[0] * plan.pixel_size[1] >= plan.smallest_um2
     if not large.all():
@@ -114,7 +115,7 @@ def _measured(
         block=block,
         scale=plan.plane.geometry.scale,
         flags=flags,
-        gaps=[part for gap in around.gaps if _filled(part := gap.clipped(block))],
+        gaps=[gap for gap in around.gaps if _counts(plan, gap, block)],
     )
 
 
@@ -123,15 +124,22 @@ def _beside_gaps(
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """Without the objects that reach into a gap; those the network saw a gap beside are flagged."""
     flags = np.zeros(len(own), np.uint8)
-    if not around.gaps:
-        return own, flags
     missing = np.zeros(labelled.labels.shape, np.bool_)
     for gap in around.gaps:
-        missing[gap.clipped(around.area).slices(around.area)] = True
+        if _filled(part := gap.clipped(around.area)):
+            missing[part.slices(around.area)] = True
+    if not missing.any():
+        return own, flags
     near = ndimage.distance_transform_cdt(~missing, metric="chessboard") <= halo
     lost = np.isin(own + 1, labelled.labels[missing])
     flags[np.isin(own + 1, labelled.labels[near])] = NEAR_GAP
     return own[~lost], flags[~lost]
+
+
+def _counts(plan: Plan, gap: Rect, block: Rect) -> bool:
+    """Whether a gap lies in the block, and where somebody looks for cells."""
+    runs = bool(plan.grid.squares[gap.y // SQUARE, gap.x // SQUARE])
+    return runs and _filled(gap.clipped(block))
 
 
 def _assembled(plan: Plan, region: Rect, pieces: list[Piece]) -> Piece:

@@ -11,7 +11,8 @@ from jobs.imaging.slide import ReadFailed
 from jobs.imaging.tiling import Rect
 
 SMALLEST = 64
-"""Side, in plane pixels, of the least rectangle that is given up: finer than a slide's own tiles."""
+"""Side, in plane pixels, of the squares that are given up: finer than a slide's own tiles. They lie on
+a grid from the plane's origin, so that what several windows can not read is one gap."""
 
 
 class Patient(Plane):
@@ -46,9 +47,12 @@ class Patient(Plane):
     def _in_parts(self, area: Rect) -> tuple[Pixels, list[Rect]]:
         parts = list(_halves(area))
         if len(parts) == 1:
+            square = Rect(
+                area.x // SMALLEST * SMALLEST, area.y // SMALLEST * SMALLEST, SMALLEST, SMALLEST
+            ).clipped(Rect(0, 0, self.width, self.height))
             with self._noting:
-                self._noted.add(area)
-            return self.slide.empty(area.width, area.height), [area]
+                self._noted.add(square)
+            return self.slide.empty(area.width, area.height), [square]
         pixels = self.slide.empty(area.width, area.height)
         gaps: list[Rect] = []
         for part in parts:
@@ -73,7 +77,6 @@ def _halves(area: Rect) -> Iterator[Rect]:
 def _cut(low: int, high: int) -> int | None:
     """The multiple of SMALLEST nearest to the middle, strictly between the ends."""
     middle = round((low + high) / 2 / SMALLEST) * SMALLEST
-    for cut in (middle, middle + SMALLEST, middle - SMALLEST):
-        if low < cut < high:
-            return cut
-    return None
+    return next(
+        (cut for cut in (middle, middle + SMALLEST, middle - SMALLEST) if low < cut < high), None
+    )

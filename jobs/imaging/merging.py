@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.imaging.blocks import BlockStore, Key
-from jobs.imaging.cells import Cells, decoded
+from jobs.imaging.cells import UNSURE, Cells, decoded
+from jobs.imaging.course import windows_of
 from jobs.imaging.plan import Plan
 from jobs.imaging.progress import Tick
-from jobs.imaging.segmentation import TooManyGaps, windows_of
+from jobs.imaging.segmentation import TooManyGaps
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Merged:
     areas_um2      of each, in grid order
     gaps_l0        (g, 4) x, y, width, height of what could not be read
     fingerprints   how many blocks were computed under each
+    unsure         objects flagged so
     windows        how many windows the network saw, or would have without blocks kept earlier
     """
 
@@ -34,6 +36,7 @@ class Merged:
     areas_um2: NDArray[np.float32]
     gaps_l0: NDArray[np.float64]
     fingerprints: Counter[str]
+    unsure: int
     windows: int
 
     def in_grid_order(self) -> Iterator[Cells]:
@@ -50,12 +53,14 @@ def merge(
     finished = store.finished(name)
     areas: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
     gaps: list[NDArray[np.float64]] = [np.zeros((0, 4))]
+    unsure = 0
     size = np.asarray(plan.pixel_size) / plan.plane.geometry.scale
     for done, key in enumerate(keys):
         cells = decoded(store.get(name, key))
         _assert_once(cells)
         areas.append((cells.area_l0 * size.prod()).astype(np.float32))
         gaps.append(cells.gaps_l0)
+        unsure += int((cells.flags & UNSURE > 0).sum())
         tick(done + 1, len(keys))
     missing = np.concatenate(gaps)
     across, down = plan.plane.geometry.scale
@@ -64,7 +69,7 @@ def merge(
     every = np.concatenate(areas)
     fingerprints = Counter(finished[key].fingerprint for key in keys if key in finished)
     return Merged(
-        store, name, keys, len(every), every, missing, fingerprints, windows_of(plan.grid)
+        store, name, keys, len(every), every, missing, fingerprints, unsure, windows_of(plan.grid)
     )
 
 

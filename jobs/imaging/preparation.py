@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.imaging import tissue as tissues
+from jobs.imaging.ahead import in_order
 from jobs.imaging.contract import BadInput
 from jobs.imaging.gaps import Patient
 from jobs.imaging.normalisation import Histogram, Normalisation, sample_blocks
 from jobs.imaging.plane import Plane, plane_geometry
 from jobs.imaging.probing import probe_slide
+from jobs.imaging.progress import Tick
 from jobs.imaging.slide import GIVE_MPP, Slide, open_slide
 from jobs.imaging.tiling import Rect, run_squares, squares_of_mask
 from jobs.imaging.tissue import Tissue
-
-Tick = Callable[[int, int], None]
 
 OPEN_TIMEOUT_S = 60.0
 UNKNOWN_MPP = 0.5
@@ -73,15 +73,12 @@ def brightness(plane: Plane, tick: Tick) -> Normalisation:
     patient = Patient(plane)
     histogram = Histogram(len(plane.slide.channels), plane.slide.dtype)
     with ThreadPoolExecutor(2, thread_name_prefix="count") as pool:
-        reads = pool.map(patient.read_telling, blocks)
-        try:
-            for done, (pixels, gaps) in enumerate(reads):
-                if not gaps:
-                    histogram.add(pixels)
-                tick(done + 1, len(blocks))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        for done, (pixels, gaps) in enumerate(
+            in_order(pool, patient.read_telling, blocks, ahead=4)
+        ):
+            if not gaps:
+                histogram.add(pixels)
+            tick(done + 1, len(blocks))
     if not histogram.counts.any():
         raise BadInput(
             f"{plane.slide.path.name} is damaged: no part of it can be read at full resolution. "

@@ -6,10 +6,9 @@ them. Memory holds the logits of a few rows of windows in one strip, whatever th
 
 from __future__ import annotations
 
-import random
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import deque
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from numpy.typing import NDArray
 
 from jobs.imaging.blocks import BlockFacts, BlockStore, Key
 from jobs.imaging.contract import BadInput
+from jobs.imaging.course import Course, fraction
 from jobs.imaging.finishing import Piece, finish, halved
 from jobs.imaging.gaps import Patient
 from jobs.imaging.network import cores
 from jobs.imaging.plan import Plan
 from jobs.imaging.progress import Tick
 from jobs.imaging.readers.reader import Pixels
-from jobs.imaging.tiling import ALIGN, Grid, Rect, Window
+from jobs.imaging.tiling import ALIGN, SQUARE, Rect, Window
 
 Result = TypeVar("Result")
 Logits = NDArray[np.float32]
@@ -34,8 +34,8 @@ Logits = NDArray[np.float32]
 BEAT_S = 0.5
 READ_AHEAD = 4
 """Batches that are being read while the network works on others."""
-FINISH_AHEAD = 4
-"""Blocks that may wait to be kept before the network waits for them."""
+FINISH_AHEAD = 2
+"""Blocks for each thread that finishes some, before the network waits for them."""
 LOOK_S = 1.0
 """How long the list of finished blocks is believed: others may work on the same slide."""
 
@@ -69,8 +69,8 @@ class Segmenter:
         most_gaps: float = 1.0,
     ) -> None:
         self.plan, self.store, self.name, self.tick = plan, store, name, tick
-        self.done = 0
-        self._course = Course(plan.grid, self._finished, first=_fraction(shard))
+        self._seen: set[tuple[int, int]] = set()
+        self._course = Course(plan.grid, self._finished, first=fraction(shard))
         self.total = self._course.total
         self._reader = Patient(plan.plane)
         self._most_gap_pixels = most_gaps * plan.grid.run_pixels()
@@ -78,19 +78,15 @@ class Segmenter:
         self._known: Collection[Key] = ()
         self._known_until = 0.0
 
-    @property
-    def gaps(self) -> list[Rect]:
-        """The rectangles of the plane that this run could not read."""
-        return self._reader.gaps
-
     def run(self) -> None:
         """Compute and keep every block that is not finished. Raises BadInput above `most_gaps`."""
         with self._threads():
             keeping: deque[Future[None]] = deque()
+            most = FINISH_AHEAD * _finishers()
             for window, piece in self._pieces():
                 self._course.take(window, piece)
                 self._finish_ready(keeping)
-                while len(keeping) > FINISH_AHEAD:
+                while keeping and (keeping[0].done() or len(keeping) > most):
                     self._wait(keeping.popleft())
             self._finish_ready(keeping)  # blocks that needed no window of their own
             for future in keeping:
@@ -111,7 +107,7 @@ class Segmenter:
                 return made
 
             self._keeper = pool(1, "keep")
-            self._finishers = pool(max(1, cores() // 2), "post")
+            self._finishers = pool(_finishers(), "post")
             self._readers = pool(max(2, cores() // 2), "read")
             yield
 
@@ -149,7 +145,7 @@ class Segmenter:
 
     def _exact(self, read: list[_Read], made: list[Logits]) -> Iterator[tuple[Window, Piece]]:
         for one, logits in zip(read, made, strict=True):
-            self.done += 1
+            self._seen.add(one.window.index)
             self._tick()
             keep = one.window.keep
             rows, cols = keep.slices(one.window.area)
@@ -185,8 +181,9 @@ class Segmenter:
         return Piece(region, logits, pixels[rows, cols], gaps)
 
     def _check_gaps(self) -> None:
-        gaps = self._reader.gaps
-        if gaps and sum(gap.width * gap.height for gap in gaps) > self._most_gap_pixels:
+        squares = self.plan.grid.squares
+        gaps = [gap for gap in self._reader.gaps if squares[gap.y // SQUARE, gap.x // SQUARE]]
+        if sum(gap.width * gap.height for gap in gaps) > self._most_gap_pixels:
             raise TooManyGaps(self.plan.plane.slide.path.name)
 
     # --- keeping -------------------------------------------------------------------------
@@ -205,13 +202,17 @@ class Segmenter:
         return self._known
 
     def _tick(self) -> None:
-        self.tick(min(self.total, self.done + self._course.skipped), self.total)
+        self.tick(min(self.total, len(self._seen) + self._course.skipped), self.total)
 
     def _wait(self, future: Future[Result]) -> Result:
         """The result of `future`; meanwhile the caller hears a beat, and may stop the job."""
         while not wait([future], timeout=BEAT_S).done:
             self._tick()
         return future.result()
+
+
+def _finishers() -> int:
+    return max(1, cores() // 2)
 
 
 class TooManyGaps(BadInput):
@@ -223,149 +224,6 @@ class TooManyGaps(BadInput):
             "Compare its size with the original and copy it again; if its storage failed for a "
             "while, retry the job, which goes on from what is finished."
         )
-
-
-# --- which blocks, in which order ------------------------------------------------------------
-
-
-class _Strip:
-    """The pieces that the unfinished blocks of rows of one strip still need."""
-
-    def __init__(self, grid: Grid, blocks: Iterable[Rect], rows: range = range(0)) -> None:
-        self.rows = rows
-        self.uses = Counter(one.index for block in blocks for one in grid.windows(block))
-        self.asked: set[tuple[int, int]] = set()
-        self.pieces: dict[tuple[int, int], Piece] = {}
-
-    def release(self, windows: list[Window]) -> None:
-        """A block needs these no longer; a piece goes with the last that does."""
-        for one in windows:
-            self.uses[one.index] -= 1
-            if not self.uses[one.index]:
-                self.pieces.pop(one.index, None)
-
-
-class Course:
-    """The way over the blocks of a grid; what is finished when its turn comes is passed over.
-
-    Rows follow each other, so that neighbours share their windows. Where somebody else was first, he
-    is going the same way: then it goes on far from both ends of the longest stretch that is left.
-
-    finished   looks up the keys of finished blocks
-    first      where to begin, 0-1
-    """
-
-    def __init__(
-        self, grid: Grid, finished: Callable[[], Collection[Key]], *, first: float = 0.0
-    ) -> None:
-        self.grid = grid
-        self.skipped = 0
-        self._finished = finished
-        self._rows = grid.rows()
-        self._first = int(first * len(self._rows))
-        self._chance = random.Random(first)  # noqa: S311 - nothing secret: workers must not agree
-        self._fresh = self._first_uses()
-        self.total = sum(self._fresh.values())
-        self._asked: deque[_Strip] = deque()
-        self._waiting: deque[tuple[_Strip, Rect, list[Window]]] = deque()
-
-    def _first_uses(self) -> dict[Key, int]:
-        """How many windows each block is the first to ask for."""
-        seen: set[tuple[int, int]] = set()
-        fresh = {}
-        for block in (block for row in self._rows for block in row):
-            windows = {one.index for one in self.grid.windows(block)}
-            fresh[self.grid.key(block)] = len(windows - seen)
-            seen |= windows
-        return fresh
-
-    def windows(self) -> Iterator[Window]:
-        """The windows that unfinished blocks need, each once as long as rows follow each other."""
-        before = set(self._finished())
-        left = dict.fromkeys(range(len(self._rows)))  # in order
-        at, last, strip = self._first, -1, _Strip(self.grid, [])
-        while left:
-            at = next((row for row in left if row >= at), next(iter(left)))
-            if at != last + 1 or at not in strip.rows:
-                stretch = self._stretch(at, left)
-                blocks = [block for row in stretch for block in self._rows[row]]
-                strip = _Strip(self.grid, blocks, rows=stretch)
-            del left[at]
-            met = False
-            for block in self._rows[at]:
-                key = self.grid.key(block)
-                if key in self._finished():
-                    met |= key not in before
-                    self.skipped += self._fresh[key]
-                    strip.release(self.grid.windows(block))
-                else:
-                    yield from self._windows_of(block, strip)
-            last, at = at, self._elsewhere(left) if met and left else at + 1
-
-    def _stretch(self, at: int, left: Collection[int]) -> range:
-        """The rows from `at` on that follow each other in its strip and are left."""
-        strip = self.grid.strip(self._rows[at][0])
-        stop = at + 1
-        while stop in left and self.grid.strip(self._rows[stop][0]) == strip:
-            stop += 1
-        return range(at, stop)
-
-    def _elsewhere(self, left: Iterable[int]) -> int:
-        """A row in the middle half of the longest run of rows that nobody finished."""
-        done = self._finished()
-        runs: list[list[int]] = [[]]
-        for row in left:
-            if all(self.grid.key(block) in done for block in self._rows[row]):
-                continue
-            if runs[-1] and row != runs[-1][-1] + 1:
-                runs.append([])
-            runs[-1].append(row)
-        longest = max(len(run) for run in runs)
-        if not longest:
-            return 0
-        run = self._chance.choice([run for run in runs if len(run) == longest])
-        quarter = longest // 4
-        return self._chance.choice(run[quarter : longest - quarter])
-
-    def _windows_of(self, block: Rect, strip: _Strip) -> Iterator[Window]:
-        windows = self.grid.windows(block)
-        self._waiting.append((strip, block, windows))
-        for one in windows:
-            if one.index not in strip.asked:
-                strip.asked.add(one.index)
-                self._asked.append(strip)
-                yield one
-
-    def take(self, window: Window, piece: Piece) -> None:
-        """The piece of a window; they come in the order in which `windows` gave them."""
-        self._asked.popleft().pieces[window.index] = piece
-
-    def ready(self) -> Iterator[tuple[Rect, list[Piece]]]:
-        """Blocks that have all their pieces now."""
-        while self._waiting:
-            strip, block, windows = self._waiting[0]
-            if not all(one.index in strip.pieces for one in windows):
-                return
-            self._waiting.popleft()
-            pieces = [strip.pieces[one.index] for one in windows]
-            strip.release(windows)
-            yield block, pieces
-
-
-def windows_of(grid: Grid) -> int:
-    """How many windows cover all blocks of a grid."""
-    blocks = (block for row in grid.rows() for block in row)
-    return len({one.index for block in blocks for one in grid.windows(block)})
-
-
-def _fraction(shard: int) -> float:
-    """0, 1/2, 1/4, 3/4, 1/8, …: where the shards of a slide begin (van der Corput)."""
-    fraction, step = 0.0, 0.5
-    while shard:
-        shard, bit = divmod(shard, 2)
-        fraction += bit * step
-        step /= 2
-    return fraction
 
 
 def _form(window: Window) -> tuple[int, ...]:

@@ -28,19 +28,27 @@ def counts_of(plan: Plan, merged: Merged) -> Facts:
     """The numbers of a result: objects, tiles, areas."""
     mm2 = plan.pixel_size[0] * plan.pixel_size[1] / 1e6
     searched = plan.grid.run_pixels() * mm2
-    whole = plan.plane.width * plan.plane.height * mm2
     across, down = plan.plane.geometry.scale
     lost = float(merged.gaps_l0[:, 2:].prod(axis=1).sum()) / (across * down) * mm2
+    asked = plan.plane.width * plan.plane.height * mm2
+    if plan.roi is not None:
+        slide = plan.plane.slide
+        asked = plan.roi.area_on(slide.width, slide.height) / (across * down) * mm2
     return {
         "cells": merged.count,
         "tiles": merged.windows,
-        "method": "direct" if merged.windows == 1 else "tiled_parallel",
+        "method": "direct" if _in_one_tile(plan) else "tiled_parallel",
         "tissue_mm2": round(plan.tissue_mm2, 4),
         "searched_mm2": round(searched, 4),
-        "background_mm2": round(whole - searched, 4),
+        "background_mm2": round(max(0.0, asked - searched), 4),
         **_areas(merged),
         **({"gaps": len(merged.gaps_l0), "gaps_mm2": round(lost, 6)} if lost else {}),
+        **({"unsure": merged.unsure} if merged.unsure else {}),
     }
+
+
+def _in_one_tile(plan: Plan) -> bool:
+    return plan.grid.core >= max(plan.plane.width, plan.plane.height)
 
 
 def _areas(merged: Merged) -> Facts:
@@ -63,6 +71,7 @@ def summary_of(request: CellRequest, bench: Bench, counts: Facts) -> dict[str, f
         "cells_per_mm2": round(per_mm2, 1),
         "mpp": cell_pixel_size(bench.slide)[0],
         "mpp_source": bench.slide.mpp_source,
+        "objects": "nuclei" if bench.plan.schema.object_type == "detection" else "cells",
         "precision": bench.plan.precision,
         "device": network.describe_device()["device"],
         "model": f"{model.name} {model.version}",

@@ -86,6 +86,9 @@ def test_a_damaged_tile_is_mapped_and_costs_only_the_cells_in_it(
     assert outlines_of(far) <= outlines_of(run.cells)
     inside = [cell for cell in run.cells if _touches(cell, left, top, 240)]
     assert inside == []
+    flagged = [cell for cell in run.cells if cell.get("near_gap")]
+    assert 0 < len(flagged) < len(run.cells)
+    assert all(_touches(cell, left - 180, top - 180, 240 + 360) for cell in flagged)
 
 
 def _touches(cell: dict, left: float, top: float, side: float) -> bool:

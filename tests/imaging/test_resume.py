@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from jobs.imaging.blocks import BlockFacts, FolderStore, Key
+from jobs.imaging.course import Course, fraction
 from jobs.imaging.network import Network
 from jobs.imaging.pipeline import help_with_blocks, segment_cells
-from jobs.imaging.segmentation import Course, _fraction
 from jobs.imaging.tiling import Grid, Rect, run_squares
 from tests.imaging.slides import Pixels, cell_request, on_glass, silent, write_levels
 
@@ -131,7 +131,7 @@ def _walked(course: Course) -> list[Rect]:
 
 @pytest.mark.parametrize("shard", range(6))
 def test_every_block_becomes_ready_once_wherever_a_shard_begins(shard: int) -> None:
-    grid, course = _course(set, _fraction(shard))
+    grid, course = _course(set, fraction(shard))
     walked = [grid.key(block) for block in _walked(course)]
     assert sorted(walked) == sorted(grid.key(block) for row in grid.rows() for block in row)
 
@@ -148,7 +148,7 @@ def test_workers_that_meet_part_again(workers: int) -> None:
     """Equal workers, each a window ahead of the blocks it finished, do little twice."""
     done: set[Key] = set()
     grid = Grid(60 * 1024, 60 * 1024, tile=1216, squares=run_squares(60 * 1024, 60 * 1024))
-    courses = [Course(grid, lambda: set(done), first=_fraction(shard)) for shard in range(workers)]
+    courses = [Course(grid, lambda: set(done), first=fraction(shard)) for shard in range(workers)]
     walks = [course.windows() for course in courses]
     computed = 0
     while walks:
@@ -167,5 +167,5 @@ def test_workers_that_meet_part_again(workers: int) -> None:
 
 
 def test_shards_begin_far_from_each_other() -> None:
-    starts = np.array([_fraction(shard) for shard in range(8)])
+    starts = np.array([fraction(shard) for shard in range(8)])
     assert sorted(starts) == [shard / 8 for shard in range(8)]

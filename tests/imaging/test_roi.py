@@ -24,6 +24,13 @@ def test_cells_of_a_region_are_those_of_the_slide(
     assert found < outlines_of(whole.cells)
     assert inside.manifest["normalisation"] == whole.manifest["normalisation"]
     x, y, width, height = BOX
+    within = [
+        cell
+        for cell in whole.cells
+        if all(x <= px <= x + width and y <= py <= y + height for px, py in cell["polygon"])
+    ]
+    assert len(within) > 5
+    assert outlines_of(within) <= found
     for cell in inside.cells:
         assert x - 30 < cell["centroid"][0] < x + width + 30
         assert y - 30 < cell["centroid"][1] < y + height + 30

@@ -16,9 +16,10 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from jobs.imaging.ahead import in_order
 from jobs.imaging.export.pack import Key, Pack, Packer
 from jobs.imaging.export.places import CHUNK, HEAD, Places, Shapes, Square
-from jobs.imaging.export.writing import GZIP, LEVEL, Step, in_order
+from jobs.imaging.export.writing import GZIP, LEVEL, Step
 
 MAGIC = b"CEL1"
 HEADER = struct.Struct("<4sIII")

@@ -17,10 +17,11 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from jobs.imaging.ahead import in_order
 from jobs.imaging.export.drawing import fill_labels
 from jobs.imaging.export.frame import Frame
 from jobs.imaging.export.places import CELL, NUCLEUS, Places
-from jobs.imaging.export.writing import LEVEL, Step, in_order
+from jobs.imaging.export.writing import LEVEL, Step
 
 TILE = 512
 ROWS, COLUMNS = 2, 4

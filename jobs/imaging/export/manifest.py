@@ -30,21 +30,26 @@ PACKAGES = (
 )
 
 
-def write_manifest(path: Path, facts: dict[str, Any], artifacts: Iterable[ArtifactFile]) -> None:
-    """Write the manifest; `facts` come first, then versions and the hashes of `artifacts`."""
+def hashed(artifacts: Iterable[ArtifactFile], tick: Callable[[], None]) -> list[dict[str, Any]]:
+    """Name, kind, size and sha256 of every file; `tick` is called for every 16 MB."""
+    return [
+        {
+            "name": artifact.name,
+            "kind": artifact.kind,
+            "size": artifact.path.stat().st_size,
+            "sha256": sha256(artifact.path, tick),
+        }
+        for artifact in artifacts
+    ]
+
+
+def write_manifest(path: Path, facts: dict[str, Any], artifacts: list[dict[str, Any]]) -> None:
+    """Write the manifest; `facts` come first, then versions and what was `hashed`."""
     document = {
         "pipeline_version": PIPELINE_VERSION,
         **facts,
         "software": _versions(),
-        "artifacts": [
-            {
-                "name": artifact.name,
-                "kind": artifact.kind,
-                "size": artifact.path.stat().st_size,
-                "sha256": sha256(artifact.path),
-            }
-            for artifact in artifacts
-        ],
+        "artifacts": artifacts,
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
     path.write_bytes(orjson.dumps(document, option=options) + b"\n")

@@ -24,11 +24,12 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from jobs.imaging.ahead import in_order
 from jobs.imaging.export.drawing import draw_dots, draw_lines
 from jobs.imaging.export.frame import Frame
 from jobs.imaging.export.pack import Box, Key, Pack, Packer
 from jobs.imaging.export.places import Places
-from jobs.imaging.export.writing import LEVEL, Step, in_order
+from jobs.imaging.export.writing import LEVEL, Step
 
 TILE, OVERLAP = 254, 1
 """Those of the slide's own tiles (jobs/slides/deepzoom.py)."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Protocol
 
 import orjson
 
@@ -16,9 +15,6 @@ LEVEL = 1
 
 GZIP = 31
 """Window bits that ask for a gzip header."""
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 class Stream(Protocol):
@@ -58,20 +54,3 @@ class Unled:
 def encoded(value: Any) -> bytes:
     """Compact JSON; whole numbers lose their `.0` nowhere, so that types stay the same per field."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def in_order(
-    pool: Executor, make: Callable[[Item], Made], items: Iterable[Item], *, ahead: int
-) -> Iterator[Made]:
-    """What `make` gives of each item, in their order; at most `ahead` are made or wait to be taken."""
-    waiting: deque[Future[Made]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(make, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
