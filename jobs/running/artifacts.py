@@ -19,7 +19,7 @@ from pathlib import Path
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, default_storage
 
-from jobs import blobs, blocks
+from jobs import blobs, blocks, types
 from jobs.imaging.contract import ArtifactFile, Outcome
 from jobs.models import Artifact, Job
 from jobs.services import StoredArtifact
@@ -42,16 +42,12 @@ def local_folder(folder: str) -> Path | None:
 
 @contextlib.contextmanager
 def desk_of(job: Job) -> Iterator[Desk]:
-    """A desk for this attempt. What it did not publish is gone afterwards."""
+    """A desk for this attempt. What it did not publish is discarded when its end is written: until
+    then helpers finish blocks."""
     in_place = local_folder(attempt_folder(job, job.attempt))
     _clear_earlier(job)
     with contextlib.ExitStack() as stack:
-        desk = Desk(job, in_place, in_place or Path(stack.enter_context(scratch())))
-        try:
-            yield desk
-        finally:
-            if not desk.published:
-                discard_attempt(job.pk, desk.attempt)
+        yield Desk(job, in_place, in_place or Path(stack.enter_context(scratch())))
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
@@ -103,7 +99,6 @@ class Desk:
         self.inputs = scratch / "in"
         # of what is stored far away
         self.copies = scratch / "blocks" if local_folder(self.folder) is None else None
-        self.published = False
 
     def store(self, outcome: Outcome, *, beat: Callable[[], None]) -> list[StoredArtifact]:
         """Put the files of `outcome` into the storage, and drop what else the folder holds."""
@@ -173,6 +168,17 @@ def discard_attempt(job_pk: int, attempt: int) -> None:
         _discard(job, attempt)
 
 
+def discard_unnamed_blocks(job: Job) -> None:
+    """Remove what workers that were killed between a block's file and its row left of an attempt
+    that succeeded."""
+    folder = f"{attempt_folder(job, job.attempt)}/{blocks.FOLDER}"
+    if types.get(job.job_type).help is None:
+        return  # it has no blocks, and asking a bucket takes its time
+    files = _files_in(folder)
+    for name in files - blocks.named(files):
+        default_storage.delete(name)
+
+
 def _discard(job: Job, attempt: int) -> None:
     """Remove the folder of an attempt, but for finished blocks and the files that other jobs share:
     those have rows."""
@@ -180,8 +186,8 @@ def _discard(job: Job, attempt: int) -> None:
     local = local_folder(folder)
     if local is not None and not local.exists():
         return
-    finished = blocks.paths_of(job.pk, attempt)
     names = _files_in(folder)
+    finished = blocks.paths_of(job.pk, attempt)  # after the files: these have their rows by now
     kept = finished | blobs.named(names - finished)
     if local is not None and not kept:
         _remove(local)

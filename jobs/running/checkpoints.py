@@ -36,9 +36,14 @@ NO_FACTS = BlockFacts(0, 0, None, "")
 log = logging.getLogger(__name__)
 
 
+class NoPlan(Exception):
+    """The job follows another plan than this helper would: another device or model decides it."""
+
+
 class JobBlocks:
     """A `BlockStore` for one attempt of a job.
 
+    helps   of a helper, which follows the job's plan and never makes one
     copies  a folder of this machine for what was written or read, where the storage is elsewhere
     beat    a sign of life for each file
     told    hears of every block that became the job's
@@ -48,6 +53,7 @@ class JobBlocks:
         self,
         job: Job,
         *,
+        helps: bool = False,
         copies: Path | None = None,
         beat: Callable[[], None] = lambda: None,
         told: Told = lambda key, facts: None,
@@ -55,15 +61,19 @@ class JobBlocks:
         self.job = job
         self.attempt = job.attempt
         self.folder = f"{attempt_folder(job, job.attempt)}/{blocks.FOLDER}"
-        self._copies, self._beat, self._told = copies, beat, told
+        self._helps, self._copies, self._beat, self._told = helps, copies, beat, told
         self._known: dict[tuple[str, Key], Block] = {}
         self._seen: dict[str, dict[Key, Block]] = defaultdict(dict)  # what `finished` read so far
         self._home = threading.get_ident()
 
     def plan(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """The plan of `name`; where the job has none, that of `make`. Raises Stopped when fenced."""
+        """The plan of `name`; where the job has none, that of `make`. Raises Stopped when fenced, and
+        NoPlan where a helper would have to make it: nobody would use its blocks."""
         with self._connected():
             found = self._find(name, PLAN)
+        if found is None and self._helps:
+            self._check_running()
+            raise NoPlan(f"there is no plan {name[:12]}")
         if found is None:
             self._keep(name, PLAN, make(), NO_FACTS)
         return self.get(name, PLAN)
@@ -102,14 +112,15 @@ class JobBlocks:
             with self._connected():
                 block = self._find(name, key)
         if block is None:
-            raise self._why_none(name, key)
+            self._check_running()  # the blocks of a job go when it ends
+            raise blocks.BlockLost(f"block {key} is not kept any more, and is made again")
         self._known[name, key] = block
         return self._read(block)
 
-    def _why_none(self, name: str, key: Key) -> BaseException:
+    def _check_running(self) -> None:
+        """Raise Stopped when fenced."""
         with self._connected(), transaction.atomic():
-            self._hold()  # the blocks of a job go when it ends
-        return blocks.BlockLost(f"block {key} is not kept any more, and is made again")
+            self._hold()
 
     # --- rows ----------------------------------------------------------------------------
 
@@ -130,7 +141,7 @@ class JobBlocks:
         try:
             with self._connected():
                 kept = persist(lambda: self._insert(block), for_s=settings.LEASE_S, beat=self._beat)
-        except Stopped:
+        except BaseException:
             default_storage.delete(path)
             raise
         self._known[name, key] = kept

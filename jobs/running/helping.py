@@ -8,6 +8,7 @@ from pathlib import Path
 from jobs import moves
 from jobs.models import Job
 from jobs.running import artifacts, endings, tasks
+from jobs.running.checkpoints import NoPlan
 from jobs.running.progress import Reporter, Stopped, StopReason
 from jobs.scheduling.dispatch import Order
 from jobs.states import Reason
@@ -25,6 +26,8 @@ def run(job: Job, order: Order, worker: tasks.Worker) -> bool:
             _help(job, kind, order, Path(folder), report)
     except Stopped:
         log.info("%s: helper %d stops, it is not wanted any more", job, order.shard)
+    except NoPlan:
+        log.info("%s: helper %d leaves, for the job has another device or model", job, order.shard)
     except Exception as error:
         reason, sentence = endings.of_error(error)
         log.warning("%s: helper %d ends: %s", job, order.shard, sentence, exc_info=error)
@@ -39,7 +42,7 @@ def _help(job: Job, kind: JobType, order: Order, scratch: Path, report: Reporter
         return
     source = tasks.source_of(job, kind, report.alive)
     desk = artifacts.Desk(job, None, scratch)
-    kind.help(tasks.task_of(job, source, desk, report), report, order.shard)
+    kind.help(tasks.task_of(job, source, desk, report, helps=True), report, order.shard)
 
 
 class Lookout(Reporter):

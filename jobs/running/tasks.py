@@ -18,7 +18,13 @@ from jobs import services, types
 from jobs.imaging.contract import BadInput, Outcome
 from jobs.models import Artifact, Job, Slide
 from jobs.running import endings, resultkey, reuse
-from jobs.running.artifacts import Desk, desk_of, upstream_artifacts
+from jobs.running.artifacts import (
+    Desk,
+    desk_of,
+    discard_attempt,
+    discard_unnamed_blocks,
+    upstream_artifacts,
+)
 from jobs.running.checkpoints import JobBlocks
 from jobs.running.child import STARTED
 from jobs.running.persist import persist
@@ -28,6 +34,7 @@ from jobs.slides.roots import BadPath, real_path
 from jobs.states import Reason
 from jobs.types.base import JobType, Task
 
+CLEAR_S = 5.0  # how long a database that is away holds up the next job for files that nobody reads
 log = logging.getLogger(__name__)
 
 
@@ -71,16 +78,29 @@ def run_attempt(job_pk: int, attempt: int, worker: Worker) -> bool:
         log.info("job %d attempt %d is not wanted any more", job_pk, attempt)
         return True
     worker.say(STARTED, _limits(job))
+    published, healthy = False, True
     try:
         with desk_of(job) as desk:
-            desk.published = _run_and_publish(job, desk, worker, keep)
+            published = _run_and_publish(job, desk, worker, keep)
     except Stopped as stop:
         log.info("%s stopped: %s", job, stop.why.value)
         if stop.why is StopReason.CANCELLED:
             keep(lambda: services.finish_cancel(job_pk, attempt))
     except Exception as error:
-        return _fail(job, error, keep)
-    return True
+        healthy = _fail(job, error, keep)
+    _clear(job, published, worker)
+    return healthy
+
+
+def _clear(job: Job, published: bool, worker: Worker) -> None:
+    """Remove the files that nobody reads, now that the end is written and no helper adds any."""
+    clear = functools.partial(discard_attempt, job.pk, job.attempt)
+    if published:
+        clear = functools.partial(discard_unnamed_blocks, job)
+    try:
+        persist(clear, for_s=CLEAR_S, beat=worker.beat)
+    except Exception:  # the job is over, and they are nobody's
+        log.exception("%s attempt %d: files that nobody needs are left", job, job.attempt)
 
 
 def _limits(job: Job) -> dict[str, float]:
@@ -181,8 +201,8 @@ def source_of(job: Job, kind: JobType, beat: Callable[[], None]) -> Source:
     return Source(job.slide, slide, given, resultkey.of(job, kind, slide, given, beat=beat))
 
 
-def task_of(job: Job, source: Source, desk: Desk, report: Reporter) -> Task:
-    """What the body of the job is given."""
+def task_of(job: Job, source: Source, desk: Desk, report: Reporter, *, helps: bool = False) -> Task:
+    """What the body of the job is given, or that of a helper."""
     if source.slide is not None:
         desk.out.mkdir(parents=True, exist_ok=True)
     return Task(
@@ -199,7 +219,7 @@ def task_of(job: Job, source: Source, desk: Desk, report: Reporter) -> Task:
         slide_sha256=source.row.sha256 if source.row else "",
         result_key=source.key,
         upstream=_upstream(source.given, desk),
-        blocks=JobBlocks(job, copies=desk.copies, beat=report.beat, told=report.found),
+        blocks=JobBlocks(job, helps=helps, copies=desk.copies, beat=report.beat, told=report.found),
     )
 
 

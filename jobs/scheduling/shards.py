@@ -237,7 +237,7 @@ def _worthy() -> list[Worthy]:
 def _may_have_more(job: Worthy, helpers: list[Helper]) -> bool:
     """Whether those it was sent have come, and it is not yet spread as far as may be."""
     settled = all(each.worker and not each.recalled for each in helpers)
-    return settled and 1 + len(helpers) < settings.SPREAD_SHARDS and _pace.allows(job)
+    return settled and 1 + len(helpers) < settings.SPREAD_SHARDS and _pace.allows(job, len(helpers))
 
 
 def _hold(chosen: list[Worthy], of_job: dict[int, list[Helper]], free: list[int]) -> list[Message]:
@@ -268,19 +268,20 @@ def _next_shard(helpers: list[Helper]) -> int:
 
 class _Pace:
     """How often this process sent helpers to the jobs that run: where they do not stay, because
-    nothing is left for them or they fail, more come only now and then."""
+    nothing is left for them, their device is another, or they fail, more come only now and then."""
 
     def __init__(self) -> None:
         self._sent: dict[tuple[int, int], tuple[int, float]] = {}
 
-    def allows(self, job: Worthy) -> bool:
+    def allows(self, job: Worthy, helpers: int) -> bool:
+        """At once while all that were sent have stayed, but for one, which may have died."""
         count, at = self._sent.get((job.job, job.attempt), (0, 0.0))
-        return count + 1 < settings.SPREAD_SHARDS or time.monotonic() >= at + AGAIN_S
+        return helpers + 1 >= count or time.monotonic() >= at + AGAIN_S
 
     def note(self, job: Worthy) -> None:
         now = time.monotonic()
         fresh = {key: value for key, value in self._sent.items() if now < value[1] + AGAIN_S}
-        count, _ = self._sent.get((job.job, job.attempt), (0, now))
+        count, _ = fresh.get((job.job, job.attempt), (0, now))
         self._sent = {**fresh, (job.job, job.attempt): (count + 1, now)}
 
 

@@ -18,7 +18,7 @@ from jobs import blobs, blocks, retrying, services
 from jobs.imaging.blocks import BlockFacts
 from jobs.models import Artifact, Block, Job, JobProgress, Lease
 from jobs.running import artifacts, reuse
-from jobs.running.checkpoints import JobBlocks
+from jobs.running.checkpoints import JobBlocks, NoPlan
 from jobs.running.progress import Reporter, Stopped
 from jobs.scheduling import promotion
 from jobs.services import StoredArtifact
@@ -159,6 +159,17 @@ def test_a_plan_is_made_once() -> None:
     assert store.finished("n") == {}
 
 
+def test_a_helper_follows_the_plan_of_the_job_and_makes_none() -> None:
+    _, job = begun()
+    with pytest.raises(NoPlan):
+        JobBlocks(job, helps=True).plan("n", lambda: b"another")
+    JobBlocks(job).plan("n", lambda: b"plan")
+    assert JobBlocks(job, helps=True).plan("n", lambda: b"another") == b"plan"
+    services.hand_back(job.pk, 1)
+    with pytest.raises(Stopped):
+        JobBlocks(job, helps=True).plan("m", lambda: b"another")
+
+
 def test_two_workers_that_plan_at_once_have_one_plan() -> None:
     _, job = begun()
     one, two = JobBlocks(job), JobBlocks(job)
@@ -281,6 +292,35 @@ def test_clearing_an_attempt_spares_its_blocks_and_nothing_else() -> None:
     assert JobBlocks(fresh(job)).finished("n") == {(0, 0): WHOLE}
 
 
+def test_a_block_that_a_helper_finishes_while_files_are_listed_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, job = begun()
+    listed = artifacts._files_in
+
+    def meanwhile(folder: str) -> set[str]:
+        monkeypatch.setattr(artifacts, "_files_in", listed)
+        JobBlocks(job, helps=True).put("n", (0, 0), b"theirs", WHOLE)
+        return listed(folder)
+
+    folder = artifacts.attempt_folder(job, 1)
+    default_storage.save(f"{folder}/half.json", ContentFile(b"x"))
+    monkeypatch.setattr(artifacts, "_files_in", meanwhile)
+    artifacts.discard_attempt(job.pk, 1)
+    assert JobBlocks(job).get("n", (0, 0)) == b"theirs"
+
+
+def test_files_of_blocks_without_a_row_go_after_the_success() -> None:
+    _, job = begun()
+    JobBlocks(job).put("n", (0, 0), b"first", WHOLE)
+    named = stored()
+    folder = f"{artifacts.attempt_folder(job, 1)}/{blocks.FOLDER}"
+    default_storage.save(f"{folder}/n/0_1-lost.block", ContentFile(b"x"))
+    job.job_type = "cell_segmentation"
+    artifacts.discard_unnamed_blocks(job)
+    assert stored() == named
+
+
 def test_storing_the_artifacts_spares_the_blocks(lab: Path) -> None:
     from jobs.imaging.contract import ArtifactFile, Outcome
 
@@ -292,7 +332,6 @@ def test_storing_the_artifacts_spares_the_blocks(lab: Path) -> None:
         outcome = Outcome([ArtifactFile("it.json", "json", desk.out / "it.json")], "it.json", {})
         desk.store(outcome, beat=lambda: None)
         assert JobBlocks(job).get("n", (0, 0)) == b"first"
-        desk.published = True
 
 
 def test_blocks_go_with_the_success_and_their_folders_too(lab: Path) -> None:
@@ -407,11 +446,11 @@ def test_a_success_with_gaps_keeps_its_blocks_and_its_retry_does_those_alone() -
     assert flow.state == "RUNNING"
     job = again(job)
     store = JobBlocks(job)
-    with artifacts.desk_of(job) as desk:
+    with artifacts.desk_of(job):
         assert store.finished("n") == {(0, 0): WHOLE}
         assert [read(each) for each in files_of(job)] == [b"with gaps"]
         store.put("n", (0, 1), b"whole now", WHOLE)
-        desk.published = end(job, "", b"all of it")
+        assert end(job, "", b"all of it")
     assert [read(each) for each in files_of(job)] == [b"all of it"]
     seen = fresh(job)
     assert (seen.status.public, seen.reason, seen.attempt) == ("SUCCEEDED", "", 2)
@@ -431,6 +470,7 @@ def test_a_retry_of_gaps_that_comes_to_nothing_loses_nothing(how: str) -> None:
         else:
             services.cancel(job)
             services.finish_cancel(job.pk, 2)
+    artifacts.discard_attempt(job.pk, 2)
     assert fresh(job).status.public == how.upper()
     assert [read(each) for each in files_of(job)] == [b"with gaps"]
     retrying.retry(fresh(job))
