@@ -15,6 +15,10 @@ HOW = (
     'give "roi" as boxes [[x, y, width, height], …] or as a GeoJSON Polygon or MultiPolygon, in '
     "pixels of the full-resolution image"
 )
+MOST = 10_000
+"""Boxes, or vertices: more take longer to look up than the cells to find."""
+SHOWN = 200
+"""Characters of a refused region that its sentence repeats."""
 
 
 class Roi:
@@ -71,19 +75,54 @@ def checked(value: object, size: tuple[int, int]) -> Roi | None:
 
 def _of_boxes(value: list[Any]) -> Any:
     boxes = [value] if value and not isinstance(value[0], list) else value
+    _check_count(len(boxes), "boxes")
     try:
         corners = [(float(x), float(y), float(w), float(h)) for x, y, w, h in boxes]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         corners = []
     if not corners or any(w <= 0 or h <= 0 for _, _, w, h in corners):
-        raise BadInput(f'"roi" is {value!r}: {HOW}.')
+        raise BadInput(f'"roi" is {_shown(value)}: {HOW}.')
     return shapely.union_all([shapely.box(x, y, x + w, y + h) for x, y, w, h in corners])
 
 
 def _of_geojson(value: object) -> Any:
     try:
         if not isinstance(value, dict) or value.get("type") not in ("Polygon", "MultiPolygon"):
-            raise ValueError(value)
+            raise ValueError("no polygon")
+        _check_count(_vertices(value["coordinates"]), "vertices")
         return shapely.geometry.shape(value)
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        shapely.errors.ShapelyError,
+    ) as error:
         raise BadInput(f'"roi" is no polygon: {HOW}.') from error
+
+
+def _vertices(coordinates: Any) -> int:
+    """How many points of two numbers are in these lists of lists."""
+    if not isinstance(coordinates, list):
+        return 0
+    if coordinates and not isinstance(coordinates[0], list):
+        return 1
+    return sum(map(_vertices, coordinates))
+
+
+def _check_count(count: int, what: str) -> None:
+    if count > MOST:
+        raise BadInput(
+            f'"roi" has {count} {what}, and {MOST} may be: give a simpler region, or several jobs.'
+        )
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits is not written out
+        return "no region"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -163,6 +163,7 @@ TYPE = JobType(
             },
             "roi": {
                 "type": ["array", "object", "null"],
+                "maxItems": 10_000,
                 "title": "Region",
                 "description": "Only the cells of this part: boxes [[x, y, width, height], …] or a "
                 "GeoJSON Polygon or MultiPolygon, in pixels of the full-resolution image.",

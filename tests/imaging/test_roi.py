@@ -70,3 +70,35 @@ def test_a_region_outside_the_slide_is_refused_before_any_work(
     request = cell_request(small_slide, net.path, tmp_path, roi=[[9000, 0, 10, 10]])
     with pytest.raises(BadInput, match="448 × 448 pixels"):
         segment_cells(request, report=silent)
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[HUGE, 0, 1, 1]],
+        [[10**5000, 0, 1, 1]],
+        [[float("nan"), 0, 1, 1]],
+        [[0, 0, 1e308, 1e308]],
+        [["x" * 1000, 0, 1, 1]],
+        {"type": "Polygon", "coordinates": [[[HUGE, 0], [1, 0], [1, 1], [HUGE, 0]]]},
+        {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]},
+        {"type": "Polygon", "coordinates": {}},
+        {"type": "MultiPolygon", "coordinates": [[[0, 0], [1, 0], [1, 1]]]},
+    ],
+)
+def test_numbers_that_no_slide_has_are_refused_and_not_repeated_at_length(value: object) -> None:
+    with pytest.raises(BadInput) as refused:
+        roi.parse(value)
+    assert len(str(refused.value)) < 400
+
+
+def test_a_region_has_so_many_boxes_and_vertices_at_most() -> None:
+    boxes = [[2 * n, 0, 1, 1] for n in range(roi.MOST + 1)]
+    ring = [[n, n % 2] for n in range(roi.MOST + 1)]
+    for value in (boxes, {"type": "Polygon", "coordinates": [ring]}):
+        with pytest.raises(BadInput, match=r"10001 \w+, and 10000 may be"):
+            roi.parse(value)
+    assert roi.parse(boxes[:-1]) is not None
