@@ -35,12 +35,13 @@ class BlockLost(OSError):
 
 
 def content_of(path: str, sha256: str) -> bytes:
-    """The bytes of a block. Raises BlockLost."""
+    """The bytes of a block. Raises BlockLost, and OSError while the storage does not answer: that
+    loses nothing."""
     name = Path(path).name
     try:
         with default_storage.open(path, "rb") as stream:
             content: bytes = stream.read()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise BlockLost(f"the storage lost {name}, which is made again") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise BlockLost(f"the storage spoilt {name}, which is made again")

@@ -220,10 +220,12 @@ class JobBlocks:
         return content
 
     def _forget(self, block: Block) -> None:
+        """Have it made again, while the attempt is the running one. Raises Stopped when fenced."""
         key = (block.row, block.col)
         self._known.pop((block.name, key), None)
         self._seen[block.name].pop(key, None)
-        with self._connected():
+        with self._connected(), transaction.atomic():
+            self._hold()
             self._rows(block.name).filter(pk=block.pk).update(job=None)
 
     def _copy(self, block: Block, content: bytes) -> None:

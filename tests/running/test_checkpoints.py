@@ -226,6 +226,32 @@ def test_lost_bytes_are_told_and_made_again() -> None:
         store.get("n", (9, 9))
 
 
+def test_a_storage_that_does_not_answer_loses_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, job = begun()
+    JobBlocks(job).put("n", (0, 0), b"first", WHOLE)
+
+    def away(*_: object) -> None:
+        raise PermissionError("not now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(default_storage, "open", away)
+        with pytest.raises(PermissionError):
+            JobBlocks(job).get("n", (0, 0))
+    assert JobBlocks(job).get("n", (0, 0)) == b"first"
+
+
+def test_an_attempt_that_is_over_forgets_no_block() -> None:
+    _, job = begun()
+    late = JobBlocks(job)
+    late.put("n", (0, 0), b"first", WHOLE)
+    services.hand_back(job.pk, 1)
+    again(job)
+    default_storage.delete(rows(job).get().path)
+    with pytest.raises(Stopped):
+        late.get("n", (0, 0))
+    assert rows(job).get().job_id == job.pk
+
+
 def test_bytes_that_were_spoilt_are_not_taken_for_a_block() -> None:
     _, job = begun()
     JobBlocks(job).put("n", (0, 0), b"first", WHOLE)
