@@ -10,8 +10,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
@@ -52,10 +54,25 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    """One worker for probes and masks, one for cells, and the pages' static files."""
-    with Stack(cpu_workers=1, gpu_workers=1, pages=True) as made:
+def stack(bucket: Any, s3_server: str) -> Iterator[Stack]:
+    """One worker for probes and masks, one for cells, the pages' static files, slides in a bucket."""
+    settings = {
+        "SLIDES_URL": f"s3://{bucket.name}",
+        "AWS_ENDPOINT_URL_S3": s3_server,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with Stack(cpu_workers=1, gpu_workers=1, pages=True, settings=settings) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_server: str) -> Any:
+    """The bucket of SLIDES_URL."""
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
+    server = boto3.resource("s3", endpoint_url=s3_server, region_name="us-east-1", **keys)
+    return server.create_bucket(Bucket="archive")
 
 
 @pytest.fixture(scope="session")

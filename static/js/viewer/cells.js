@@ -152,6 +152,21 @@ export class Cells {
     return -1;
   }
 
+  /** The middle of a cell's box. */
+  centre(index) {
+    const [x0, y0, x1, y1] = this.boxes[index];
+    return [(x0 + x1) / 2, (y0 + y1) / 2];
+  }
+
+  /** The index of the cell whose middle is nearest to a point in its box, -1 where there is none. */
+  nearest(x, y) {
+    const here = [x, y, x, y];
+    const far = (index) => Math.hypot(this.centre(index)[0] - x, this.centre(index)[1] - y);
+    return this.chunksIn(here)
+      .flatMap((chunk) => chunk.cells.filter((index) => overlaps(this.boxes[index], here)))
+      .reduce((best, index) => (best < 0 || far(index) < far(best) ? index : best), -1);
+  }
+
   #contains(index, x, y) {
     const { points, starts } = this;
     const end = starts[index + 1];

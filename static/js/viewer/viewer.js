@@ -5,6 +5,7 @@ import { features } from "./features.js";
 import { finished } from "./finished.js";
 import { Overlay, pathOfTissue } from "./overlay.js";
 import { barOf } from "./scalebar.js";
+import { fetchedSlide, json } from "./served.js";
 
 const facts = JSON.parse(document.getElementById("viewer-facts").textContent);
 const stage = document.getElementById("viewer");
@@ -18,28 +19,24 @@ let overlay = null;
 let slide = null;
 let loading = null;
 let asking = 0; // the timer of the next look at a running job's cells
+let ends = 0; // how often the job ended: what was asked before is of no use after it
 
 const LOOK_EVERY_MS = 1000;
 
 // --- start ------------------------------------------------------------------------------------
 
 async function start() {
-  const shown = await json(facts.visualization);
+  let shown = await json(facts.visualization);
+  if (!shown.slide) throw new Error("This job has no slide, so there is nothing to see here.");
+  if (shown.slide.error) throw new Error(shown.slide.error);
+  // what is known of a slide that had to be fetched, its bounds among it, is known only now
+  if (await fetchedSlide(shown.slide.dzi, say)) shown = await json(facts.visualization);
   slide = shown.slide;
-  if (!slide) throw new Error("This job has no slide, so there is nothing to see here.");
-  if (slide.error) throw new Error(slide.error);
   viewer = open(slide.dzi);
   overlay = new Overlay(viewer, cells);
   connect();
   loadTissue();
   await loadCells(shown);
-}
-
-async function json(url) {
-  const answer = await fetch(url, { headers: { Accept: "application/json" } });
-  if (answer.ok) return answer.json();
-  const said = await answer.json().catch(() => ({}));
-  throw new Error(said.detail ?? `The server answered ${answer.status}. Reload the page.`);
 }
 
 function open(dzi) {
@@ -102,20 +99,27 @@ function lookSoon() {
 }
 
 async function look() {
-  const view = overlay.view();
-  let some = [];
+  const [view, before] = [overlay.view(), ends];
+  let found = null;
   try {
-    if (view) some = await finished(facts.job, overlay.windowOf(view), slide.bounds ?? []);
+    if (view) found = await finished(facts.job, overlay.windowOf(view), slide.bounds ?? []);
   } finally {
     asking = 0;
   }
-  if (loading || !some.length) return;
-  forgetCells();
+  if (loading || ends !== before || !found?.some.length) return;
+  replaceCells(found.some);
+  stage.dataset.finished = String(cells.count);
+  say(found.truncated ? "Only some of the cells here are shown: zoom in to see all of them." : "");
+}
+
+/** Show these cells instead; the picked one stays picked where it is among them. */
+function replaceCells(some) {
+  const centre = overlay.picked < 0 ? null : cells.centre(overlay.picked);
+  cells.clear();
   cells.add(some);
+  if (centre) choose(cells.nearest(...centre));
   overlay.refresh();
   count();
-  stage.dataset.finished = String(cells.count);
-  say("");
 }
 
 function forgetCells() {
@@ -154,6 +158,7 @@ document.addEventListener("labsched:message", async ({ detail: { type, data } })
   if (type === "cells" && data?.job === facts.job) lookSoon();
   if (type !== "job" || data?.id !== facts.job || !viewer) return;
   if (!["SUCCEEDED", "FAILED", "CANCELLED"].includes(data.state)) return;
+  ends += 1;
   await attempt(async () => loadCells(await json(facts.visualization)));
 });
 
