@@ -83,14 +83,21 @@ def fault_of(wanted: str) -> str:
     )
 
 
+def pinned(wanted: str) -> str:
+    """`name:version` of the registered model that `wanted` is now; a published one as it is."""
+    row = None if _is_published(wanted) else _row(wanted)
+    return wanted if row is None else str(row)
+
+
 def registered(wanted: str) -> Weights | None:
     """The file of a registered model, checked again now; None for a published one.
 
+    By `name:version` also one that was disabled since: jobs that named it before keep it.
     raises   BadInput where there is no such model; MissingWeights where its file is gone or changed
     """
     if _is_published(wanted):
         return None
-    row = _row(wanted)
+    row = _row(wanted, disabled_too=":" in wanted)
     if row is None:
         raise BadInput(fault_of(wanted))
     path = _local(row)
@@ -111,10 +118,12 @@ def _is_published(wanted: str) -> bool:
     return any(wanted == each["name"] for each in PUBLISHED)
 
 
-def _row(wanted: str) -> SegmentationModel | None:
+def _row(wanted: str, *, disabled_too: bool = False) -> SegmentationModel | None:
     """By `name:version`; by a name alone the one that was registered last."""
     name, _, version = wanted.partition(":")
-    rows = SegmentationModel.objects.filter(enabled=True, name=name)
+    rows = SegmentationModel.objects.filter(name=name)
+    if not disabled_too:
+        rows = rows.filter(enabled=True)
     if version:
         rows = rows.filter(version=version)
     return rows.order_by("-created_at", "-pk").first()

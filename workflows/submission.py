@@ -68,6 +68,22 @@ def checker() -> Callable[[str, Mapping[str, Any]], TypeFacts]:
     return check
 
 
+def _pinner() -> Callable[[JobSpec], dict[str, Any]]:
+    """The params that a job is kept with; of equal ones looked up once."""
+    known: dict[tuple[str, str], Mapping[str, Any]] = {}
+
+    def pin(job: JobSpec) -> dict[str, Any]:
+        look_up = types.get(job.job_type).pin
+        if look_up is None:
+            return dict(job.params)
+        asked = (job.job_type, json.dumps(job.params, sort_keys=True))
+        if asked not in known:
+            known[asked] = look_up(job.params)
+        return dict(known[asked])
+
+    return pin
+
+
 def check_type(name: str, params: Mapping[str, Any]) -> TypeFacts:
     """What the registry says of a job type with these params."""
     try:
@@ -333,9 +349,11 @@ def _rows(
     upstream  jobs of the workflow that exist already, by key
     """
     rows = []
+    pin = _pinner()
     for position in wanted.order:
         job = wanted.jobs[position]
         row = _row(job, workflow, user, upstream or {})
+        row.params = pin(job)
         row.position = position
         row.slide = slides.get(job.image_path or job.slide_id or "")
         rows.append(row)
@@ -354,7 +372,6 @@ def _row(job: JobSpec, workflow: Workflow, user: User | None, upstream: Mapping[
         own_branch=job.branch is None,
         job_type=job.job_type,
         queue=types.get(job.job_type).queue_for(job.params),
-        params=dict(job.params),
         priority=job.priority,
         on_failure=workflow.on_failure,
         max_attempts=settings.MAX_ATTEMPTS,

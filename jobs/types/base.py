@@ -53,6 +53,8 @@ class JobType:
     """The job types whose results `run` reads where they are upstream."""
     check: Callable[[Mapping[str, Any]], list[str]] = field(default=lambda _: [])
     """What is wrong with `params` that the schema can not know, a sentence each."""
+    pin: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    """`params` as they are kept with a new job: what they name can not mean another thing later."""
     settle: Callable[[Mapping[str, Any]], Mapping[str, Any]] = field(default=lambda _: {})
     """What `params` leave open and a worker decides, with the model and the versions of rules: by
     these, too, results differ. Where a name is one of `params`, this is what it comes to."""

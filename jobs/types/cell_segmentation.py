@@ -41,6 +41,11 @@ def check(params: Mapping[str, Any]) -> list[str]:
     return faults + ([f"params.roi: {fault}"] if (fault := _fault_of_roi(params)) else [])
 
 
+def pin(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the version of a registered model: another one that comes later changes no job."""
+    return {**params, "model": networks.pinned(params["model"])} if "model" in params else params
+
+
 def _fault_of_roi(params: Mapping[str, Any]) -> str:
     if params.get("roi") is None:
         return ""
@@ -118,6 +123,7 @@ TYPE = JobType(
     needs_slide=True,
     uses=("tissue_mask",),
     check=check,
+    pin=pin,
     settle=settle,
     run=run,
     help=help_with,

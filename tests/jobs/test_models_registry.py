@@ -22,7 +22,9 @@ from jobs.networks import Facts
 from jobs.types import cell_segmentation
 from labsched import checks, environment
 from tenants.models import User
+from tests import factories
 from tests.api.conftest import by_header, house  # noqa: F401 - a private data folder
+from workflows import submission
 
 pytestmark = pytest.mark.django_db
 CELLS = types.get("cell_segmentation")
@@ -101,6 +103,24 @@ def test_a_disabled_model_is_none(kept: SegmentationModel) -> None:
     assert "There is no model 'ours'" in faults("ours")
     with pytest.raises(BadInput, match="There is no model 'ours'"):
         cell_segmentation.weights({"model": "ours"})
+
+
+def test_a_job_keeps_the_version_that_its_name_meant_when_it_came(
+    kept: SegmentationModel, settings: Any
+) -> None:
+    slide = {"image_path": "cells.tif"}
+    jobs = [
+        {"job_id": name, "job_type": "cell_segmentation", **slide, "params": {"model": name}}
+        for name in ("ours", "brightfield_nuclei")
+    ]
+    tenant = factories.tenant()
+    (settings.SLIDE_ROOT / "cells.tif").write_bytes(b"opened by nobody here")
+    flow = submission.submit(tenant, {"name": "n", "jobs": jobs})
+    of = {key: job.params["model"] for key, job in factories.jobs_of(flow).items()}
+    assert of == {"ours": "ours:1", "brightfield_nuclei": "brightfield_nuclei"}
+    SegmentationModel.objects.update(enabled=False)
+    assert cell_segmentation.weights({"model": of["ours"]}).sha256 == kept.sha256
+    assert "There is no model 'ours:1'" in faults("ours:1")
 
 
 def test_a_file_that_changed_or_went_is_an_error(kept: SegmentationModel) -> None:
