@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
+from PIL import Image
 
 from jobs.imaging.contract import BadInput
 from jobs.imaging.readers.reader import RGB, Channel, NotRead, Pixels, Size
 
+if TYPE_CHECKING:
+    from jobs.imaging.readers.jpegtiles import JpegTiles
+
 GENERIC = "generic-tiff"
+TIFFS = (GENERIC, "aperio")
+"""Kinds whose tiles lie side by side, so that nothing need be painted; see `jpegtiles`."""
+
+LARGE = 1 << 16
+"""Pixels of a read that `jpegtiles` is for: a first look, or one tile for the eye, does not load it."""
+
 CACHE_BYTES = 64 << 20
 """Decoded tiles that a slide keeps."""
 
@@ -50,11 +62,14 @@ class OpenSlideReader:
 
     def read(self, level: int, x_lv: int, y_lv: int, size: Size) -> Pixels:
         """RGB; see `Reader`."""
+        if level == 0 and size[0] * size[1] >= LARGE and self._tiles is not None:
+            with contextlib.suppress(NotRead):  # OpenSlide judges what is odd, in its own words
+                return self._tiles.read(x_lv, y_lv, size)
         # OpenSlide divides by its own factor, the mean of both axes, to find the level's pixel
         factor = self._downsamples[level]
         corner = (round(x_lv * factor), round(y_lv * factor))
         try:
-            return _on_white(np.asarray(self.handle.read_region(corner, level, size)))
+            return _on_white(self.handle.read_region(corner, level, size))
         except openslide.OpenSlideError as error:
             raise NotRead(str(error)) from error
 
@@ -65,6 +80,15 @@ class OpenSlideReader:
     def close(self) -> None:
         """Close the handle."""
         self.handle.close()
+        vars(self).pop("_tiles", None)
+
+    @functools.cached_property
+    def _tiles(self) -> JpegTiles | None:
+        if self.vendor not in TIFFS:
+            return None
+        from jobs.imaging.readers.jpegtiles import jpeg_tiles
+
+        return jpeg_tiles(self.path, self.sizes[0])
 
 
 def _sound(reader: OpenSlideReader) -> int:
@@ -112,10 +136,11 @@ def _opened(path: Path) -> openslide.OpenSlide:
         ) from error
 
 
-def _on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    alpha = rgba[..., 3]
-    if (alpha == 255).all():
-        return np.ascontiguousarray(rgba[..., :3])
-    weight = alpha[..., None].astype(np.uint16)
+def _on_white(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB of an RGBA picture that lies on white."""
+    if image.getchannel("A").getextrema() == (255, 255):
+        return np.array(image.convert("RGB"))
+    rgba = np.asarray(image)
+    weight = rgba[..., 3:].astype(np.uint16)
     mixed = (rgba[..., :3] * weight + 255 * (255 - weight) + 127) // 255
     return mixed.astype(np.uint8)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +57,18 @@ class TileCache:
                 dropped = self._kept.popitem(last=False)[1]
                 self._bytes -= 0 if dropped is None else dropped.nbytes
         return tile
+
+
+class File:
+    """A file that is closed with its last use. It is read by position, by any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._number = os.open(path, os.O_RDONLY)
+        self.close = weakref.finalize(self, os.close, self._number)
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Up to `count` bytes from `offset`."""
+        return os.pread(self._number, count, offset)
 
 
 @dataclass(frozen=True)
@@ -161,11 +176,14 @@ class LevelPages:
             return None
 
         def decoded() -> Pixels | None:
-            data = segments.read(offsets[index], counts[index])
-            tile = self._decode(data, index, jpegtables=self._tables[page])[0]
-            return None if tile is None else tile[0]
+            return self.unpacked(segments.read(offsets[index], counts[index]), page, index)
 
         return segments.cache.get((segments.level, page, index), decoded)
+
+    def unpacked(self, data: bytes, page: int, index: int) -> Pixels | None:
+        """(rows, cols, samples) of a tile or strip, or None for an empty one. Raises anything."""
+        tile = self._decode(data, index, jpegtables=self._tables[page])[0]
+        return None if tile is None else tile[0]
 
     def _read_rows(self, out: Pixels, corner: tuple[int, int], segments: Segments) -> None:
         """Pixels that lie in the file as they are, row by row, whatever strips they are in."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import struct
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,13 @@ from PIL import ImageCms
 from jobs.imaging.contract import BadInput
 from jobs.imaging.readers.ome import OmeImage, ome_image
 from jobs.imaging.readers.reader import RGB, Channel, Pixels, Size
-from jobs.imaging.readers.tiffpages import LevelPages, Segments, TileCache, unreadable_in_parts
+from jobs.imaging.readers.tiffpages import (
+    File,
+    LevelPages,
+    Segments,
+    TileCache,
+    unreadable_in_parts,
+)
 
 Page = Any
 Series = Any
@@ -49,7 +53,7 @@ class TiffReader:
                 f"{path.name} cannot be opened ({error}). The file may be truncated or damaged: "
                 "compare its size with the original and copy it again."
             ) from error
-        self._file = _File(path)
+        self._file = File(path)
 
     def _look(self, tiff: tifffile.TiffFile) -> None:
         series = max(tiff.series, key=_area)
@@ -84,7 +88,7 @@ class TiffReader:
         """The same directory over a newly opened file."""
         other = copy.copy(self)
         try:
-            other._file = _File(self.path)
+            other._file = File(self.path)
         except OSError as error:
             raise BadInput(
                 f"{self.path.name} cannot be opened again ({error.strerror}): check its storage."
@@ -94,18 +98,6 @@ class TiffReader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-class _File:
-    """A file that is closed with its last use."""
-
-    def __init__(self, path: Path) -> None:
-        self._number = os.open(path, os.O_RDONLY)
-        self.close = weakref.finalize(self, os.close, self._number)
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Up to `count` bytes from `offset`."""
-        return os.pread(self._number, count, offset)
 
 
 def _area(series: Series) -> int:
