@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import re
@@ -15,9 +16,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
-def describe_device() -> dict[str, str | int]:
-    """What the network runs on, for the manifest and the operator's page."""
-    device = used_device()
+def describe_device(device: torch.device | None = None) -> dict[str, str | int]:
+    """What the network runs on, or `device`, for the manifest and the operator's page."""
+    device = device or used_device()
     described: dict[str, str | int] = {
         "machine": platform.machine(),
         "torch": torch.__version__,
@@ -28,7 +29,7 @@ def describe_device() -> dict[str, str | int]:
     }
     if device.type == "cuda":
         described |= {
-            "device": torch.cuda.get_device_name(0),
+            "device": torch.cuda.get_device_name(device),
             "cuda": str(torch.version.cuda),
             "cudnn": torch.backends.cudnn.version() or 0,  # type: ignore[no-untyped-call]
         }
@@ -45,15 +46,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cpu_flags() -> list[str]:
+@functools.cache
+def cpu_flags() -> tuple[str, ...]:
     """The instruction sets that decide how fast the network is on this CPU."""
     wanted = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16"}
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return []
+        return ()
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return sorted(wanted & set(line.group(1).split())) if line else []
+    return tuple(sorted(wanted & set(line.group(1).split()))) if line else ()
+
+
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Those that a device runs: convolutions in fp16 need a GPU."""
+    return tuple(DTYPES) if device.type == "cuda" else ("fp32", "bf16")
 
 
 def best_precision(device: torch.device) -> str:

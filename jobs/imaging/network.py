@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from jobs.imaging import device as devices
 from jobs.imaging.contract import BadInput
-from jobs.imaging.cuda import Feed
+from jobs.imaging.cuda import Feed, Shape
 from jobs.imaging.device import DTYPES, cores, describe_device
 from jobs.imaging.head import Classifier, Settings
 from jobs.imaging.normalisation import HIGHEST, LOWEST, Normalisation
@@ -35,21 +35,22 @@ Logits = list[NDArray[np.float32]]
 
 
 class Network:
-    """A loaded model on one device. `logits` may be called from any thread.
+    """A loaded model on one device: on `device`, or on the GPU that this process sees, else the CPU.
+    `logits` and `submit` may be called from any thread.
 
     head       how its logits become objects: settings, classifier, outputs
     channels   that an image must have; None takes any number
     halo       plane pixels round what is wanted that its logits depend on, a multiple of 8
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device | None = None) -> None:
         self.path = path
         script = read_script(path)
         self.head = read_head(script, path)
         exact = read_network(script, self.head, path)
         self.channels, self.halo = exact.channels, -(-exact.halo // 8) * 8
         self.scripted = isinstance(exact, Scripted)
-        self.device = devices.used_device()
+        self.device = device or devices.used_device()
         self.precision = "fp32" if self.scripted else devices.best_precision(self.device)
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # fp32 is the reference: all of its digits
@@ -85,24 +86,30 @@ class Network:
         tiles: Sequence[Pixels],
         scale: Normalisation,
         precision: str,
-        keep: Rect | None = None,
+        keep: Sequence[Rect] | None = None,
+        *,
+        batch: int | None = None,
     ) -> Future[Logits]:
         """Logits (planes, rows, cols) of tiles (rows, cols, channels), all of one shape and type and
         with sides of multiples of 8.
 
-        keep   the part of the tiles, in their pixels, whose logits are wanted; the whole without it.
-               Where it ends before the tile does it must leave `halo` pixels
+        keep    of every tile the part, in its pixels, whose logits are wanted; the whole without it.
+                Where it ends before the tile does it must leave `halo` pixels
+        batch   tiles that a GPU computes at once, copies where there are fewer, so that equal tiles
+                give equal logits whoever shares their batch; None computes these tiles alone
         """
         self._check(tiles[0])
+        parts: Sequence[Rect | None] = [None] * len(tiles) if keep is None else keep
         if self._feed is not None:
-            return self._feed.submit(tiles, scale, precision, keep)
-        return self._one.submit(self._on_cpu, tiles, scale, precision, keep)
+            return self._feed.submit(tiles, scale, precision, parts, batch)
+        return self._one.submit(self._on_cpu, tiles, scale, precision, parts)
 
     def logits(
         self, tile: Pixels, scale: Normalisation, precision: str, keep: Rect | None = None
     ) -> NDArray[np.float32]:
-        """Logits (planes, rows, cols) of one tile."""
-        return self.submit([tile], scale, precision, keep).result()[0]
+        """Logits (planes, rows, cols) of one tile, computed alone."""
+        parts = None if keep is None else [keep]
+        return self.submit([tile], scale, precision, parts).result()[0]
 
     def eager(self, precision: str) -> nn.Module:
         """The network itself: normalised, channels-first batches in, logits out."""
@@ -113,28 +120,29 @@ class Network:
 
     @property
     def graph(self) -> str:
-        """The form of the network that runs, for the manifest."""
+        """How the network is built from its file."""
         if self.scripted:
             return "TorchScript as in the file"
-        forms = ["BatchNorm folded", "channels-last"] + ["ReLU fused"] * self.fused
-        return ", ".join(forms + (["cropped"] if self._feed is None else self._feed.forms))
+        return ", ".join(["BatchNorm folded", "channels-last"] + ["ReLU fused"] * self.fused)
 
-    def batch_size(self, tile: int, precision: str, channels: int | None = None) -> int:
-        """Tiles of this side that the device is given at once; the same for every job on it.
-
-        channels   of the image, where the model takes any number
-        """
+    def form(self, shape: Shape, precision: str, batch: int) -> str:
+        """How the network runs now for batches of tiles of `shape`, for the manifest."""
         if self._feed is None:
-            return 1
-        return self._feed.batch_size(tile, channels or self.channels or 3, precision)
+            return self.graph if self.scripted else f"{self.graph}, cropped"
+        return f"{self.graph}, {self._feed.form(shape, precision, batch)}"
+
+    def batch_size(self, shape: Shape, precision: str) -> int:
+        """Tiles of `shape` that the device is given at once; the same for every job on it, and
+        fewer from when they did not fit."""
+        return 1 if self._feed is None else self._feed.batch_size(shape, precision)
 
     def prepare(self) -> None:
         """On a GPU, try a compiled form for the usual windows."""
         if self._feed is None or self.scripted or self.channels is None:
             return
         tile = self.default_tile(self.precision)
-        size = self.batch_size(tile, self.precision)
-        self._feed.compile(self.precision, (size, self.channels, tile, tile))
+        shape = (tile, tile, self.channels)
+        self._feed.compile(shape, self.precision, self.batch_size(shape, self.precision))
 
     def default_tile(self, precision: str) -> int:
         """Side of a window: what measured best against the halo's cost, in less than 2 GB on a CPU."""
@@ -149,9 +157,9 @@ class Network:
         if wanted not in DTYPES:
             choices = '"auto", "fp32", "bf16" or, on a GPU, "fp16"'
             raise BadInput(f'"precision" is {wanted!r}: choose {choices}.')
-        if wanted == "fp16" and self.device.type != "cuda":
+        if wanted not in devices.precisions(self.device):
             raise BadInput(
-                '"precision" is "fp16", which needs a GPU: choose "auto", "fp32" or "bf16".'
+                f'"precision" is "{wanted}", which needs a GPU: choose "auto", "fp32" or "bf16".'
             )
         if wanted != "fp32" and self.scripted:
             raise BadInput(
@@ -169,10 +177,17 @@ class Network:
             )
 
     def _on_cpu(
-        self, tiles: Sequence[Pixels], scale: Normalisation, precision: str, keep: Rect | None
+        self,
+        tiles: Sequence[Pixels],
+        scale: Normalisation,
+        precision: str,
+        keep: Sequence[Rect | None],
     ) -> Logits:
         with torch.inference_mode():
-            return [self.run(normalised(tile, scale), precision, keep)[0].numpy() for tile in tiles]
+            return [
+                self.run(normalised(tile, scale), precision, part)[0].numpy()
+                for tile, part in zip(tiles, keep, strict=True)
+            ]
 
     def run(self, image: Tensor, precision: str, keep: Rect | None = None) -> Tensor:
         """Logits of a normalised, channels-first batch, in fp32."""

@@ -6,9 +6,11 @@ kept, so that its blocks fit those that are finished already.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from typing import Any
 
@@ -16,9 +18,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from jobs.imaging import measurement, network, roi
+from jobs.imaging import measurement, roi
 from jobs.imaging.cells import Schema
 from jobs.imaging.contract import PIPELINE_VERSION
+from jobs.imaging.cuda import Shape
+from jobs.imaging.device import describe_device, precisions
 from jobs.imaging.network import Network
 from jobs.imaging.normalisation import Normalisation
 from jobs.imaging.plane import Plane
@@ -29,9 +33,10 @@ LIBRARIES = ("torch", "numpy", "numba", "shapely", "openslide-bin", "pillow", "t
 
 @dataclass(frozen=True)
 class Settled:
-    """The part of a plan that is kept.
+    """The part of a plan that is kept: what decides the cells, on whatever device they are computed.
 
-    tile, whole    side of a window in plane pixels, and whether each has that size
+    tile           side of a window in plane pixels, if the request names one; else each device has
+                   its own
     squares        (rows, cols) of run squares
     roi            GeoJSON geometry in level-0 pixels; None is the whole slide
     tissue_mm2     what the mask covers, for the summary
@@ -39,8 +44,7 @@ class Settled:
 
     width: int
     height: int
-    tile: int
-    whole: bool
+    tile: int | None
     squares: NDArray[np.bool_]
     scale: Normalisation
     precision: str
@@ -54,7 +58,6 @@ class Settled:
             {
                 "size": [self.width, self.height],
                 "tile": self.tile,
-                "whole": self.whole,
                 "squares": b64encode(np.packbits(self.squares).tobytes()).decode(),
                 "scale": [self.scale.low, self.scale.high],
                 "precision": self.precision,
@@ -77,7 +80,6 @@ class Settled:
             width,
             height,
             told["tile"],
-            told["whole"],
             bits.reshape(rows, cols).astype(np.bool_),
             Normalisation(tuple(low), tuple(high)),
             told["precision"],
@@ -108,15 +110,17 @@ class Plan:
     def of(
         cls, settled: Settled, plane: Plane, net: Network, pixel_size: tuple[float, float]
     ) -> Plan:
-        """The plan that was settled, for this process' slide and network."""
+        """The plan that was settled, for this process' slide and network. Raises OtherDevice."""
+        if settled.precision not in precisions(net.device):
+            raise OtherDevice(settled.precision)
         return cls(
             plane,
             Grid(
                 settled.width,
                 settled.height,
-                tile=settled.tile,
+                tile=settled.tile or net.default_tile(settled.precision),
                 squares=settled.squares,
-                whole=settled.whole,
+                whole=net.device.type != "cpu",
                 halo=net.halo,
                 context=net.head.context,
             ),
@@ -130,16 +134,19 @@ class Plan:
         )
 
     def numerics(self) -> dict[str, Any]:
-        """What the last bits of a result may depend on besides the plan."""
+        """What the last bits of a result may depend on besides the plan, as it is now: a GPU whose
+        memory was short goes on with smaller batches."""
+        batch = self.batch
         return {
-            **network.describe_device(),
+            **describe_device(self.network.device),
             "precision": self.precision,
-            "graph": self.network.graph,
-            "batch": self.batch,
+            "graph": self.network.form(self._shape, self.precision, batch),
+            "tile": self.grid.tile,
+            "batch": batch,
             "halo": self.grid.halo,
             "context": self.grid.context,
             "pipeline": PIPELINE_VERSION,
-            "libraries": {name: _version(name) for name in LIBRARIES},
+            "libraries": dict(_libraries()),
         }
 
     @property
@@ -156,12 +163,25 @@ class Plan:
 
     @property
     def batch(self) -> int:
-        """Windows that the network is given at once."""
-        channels = len(self.plane.slide.channels)
-        return self.network.batch_size(self.grid.tile, self.precision, channels)
+        """Windows that the network is given at once, now: no more than there are."""
+        most = self.network.batch_size(self._shape, self.precision)
+        return most if most == 1 else max(1, min(most, self._windows))
+
+    @property
+    def _shape(self) -> Shape:
+        """(rows, cols, channels) of a window that has a tile's full size."""
+        padded, tile = self.grid.padded, self.grid.tile
+        return min(tile, padded.height), min(tile, padded.width), len(self.plane.slide.channels)
+
+    @cached_property
+    def _windows(self) -> int:
+        grid = self.grid
+        down, across = (-(-side // grid.core) for side in (grid.plane.height, grid.plane.width))
+        return sum(grid.window(row, col) is not None for row, col in np.ndindex(down, across))
 
     def fingerprint(self) -> str:
-        """Names the numerics: blocks of one plan and one fingerprint are equal to the last bit."""
+        """Names the numerics of this moment: blocks of one plan and one fingerprint are equal to the
+        last bit."""
         content = orjson.dumps(self.numerics(), option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(content).hexdigest()[:16]
 
@@ -169,6 +189,21 @@ class Plan:
 def name_of(result_key: str) -> str:
     """The name under which the plan and blocks of a result are kept."""
     return hashlib.sha256(f"plan of {result_key}".encode()).hexdigest()[:32]
+
+
+class OtherDevice(RuntimeError):
+    """A plan that this device cannot follow; one like that which made it can."""
+
+    def __init__(self, precision: str) -> None:
+        super().__init__(
+            f"This job was begun in {precision} on a GPU and goes on only there: start a worker with "
+            f'a GPU and retry it, or submit it again with "precision": "fp32".'
+        )
+
+
+@functools.cache
+def _libraries() -> dict[str, str]:
+    return {name: _version(name) for name in LIBRARIES}
 
 
 def _version(package: str) -> str:

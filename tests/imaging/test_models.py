@@ -81,6 +81,17 @@ def test_what_is_not_kept_is_not_computed_and_the_rest_is_the_same_to_the_last_b
         assert np.array_equal(kept, whole[:, keep.y : keep.bottom, keep.x : keep.right])
 
 
+def test_every_tile_keeps_a_part_of_its_own(net: Network) -> None:
+    side = net.halo + 72
+    tiles = [RANDOM.integers(0, 255, (side, side, 3), np.uint8) for _ in range(2)]
+    scale = Normalisation((0.0,) * 3, (255.0,) * 3)
+    parts = [Rect(0, 0, 72, 60), Rect(net.halo, net.halo, 72, 72)]  # of two corners of a plane
+    made = net.submit(tiles, scale, "fp32", parts, batch=8).result()
+    for tile, part, kept in zip(tiles, parts, made, strict=True):
+        whole = net.logits(tile, scale, "fp32")
+        assert np.array_equal(kept, whole[:, part.y : part.bottom, part.x : part.right])
+
+
 @pytest.mark.slow
 def test_the_network_sees_no_farther_than_its_halo(net: Network, both: Network) -> None:
     for model, channels in ((net, 3), (both, 2)):
@@ -302,22 +313,3 @@ def test_a_network_that_looks_at_the_whole_image_is_refused(tmp_path: Path) -> N
     )
     with pytest.raises(BadInput, match="cannot do tiles"):
         Network(_saved(tmp_path, fcn))
-
-
-@pytest.mark.gpu
-def test_a_gpu_gives_the_logits_of_the_cpu_in_every_batch_and_order(both: Network) -> None:
-    if both.device.type != "cuda":
-        pytest.skip("no CUDA device")
-    tiles = [RANDOM.integers(0, 4000, (512, 512, 2), np.uint16) for _ in range(5)]
-    scale = Normalisation((0.0, 0.0), (4000.0, 4000.0))
-    exact = [both.submit([tile], scale, "fp32") for tile in tiles]
-    together = both.submit(tiles, scale, "fp32", Rect(152, 152, 200, 200)).result()
-    script = read_script(both.path).fcn
-    for tile, alone, kept in zip(tiles, exact, together, strict=True):
-        with torch.inference_mode():
-            expected = script(network.normalised(tile, scale))[0].numpy()
-        assert np.abs(alone.result()[0] - expected).max() < 5e-3
-        assert np.abs(kept - expected[:, 152:352, 152:352]).max() < 5e-3
-    for precision in ("bf16", "fp16"):
-        assert np.isfinite(both.logits(tiles[0], scale, precision)).all()
-    assert both.batch_size(2048, "bf16") >= both.batch_size(4096, "bf16") >= 1
