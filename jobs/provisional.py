@@ -3,6 +3,7 @@ and have no number before the end; when the job ends otherwise than by success n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from jobs.imaging.cells import Cells
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in level-0 pixels
+log = logging.getLogger(__name__)
 MOST_BLOCKS = 64
 """Read for one answer."""
 KEPT_BLOCKS = 16
@@ -45,7 +47,11 @@ def window(rows: Any, box: Box, most: int) -> dict[str, Any]:
     for block in touching[:MOST_BLOCKS]:
         if len(found) > most:
             break
-        found += _inside(block, box, most + 1 - len(found))
+        try:
+            found += _inside(block, box, most + 1 - len(found))
+        except Exception as error:  # each storage has errors of its own; other blocks are shown
+            log.warning("%s is not shown now: %s", block.path, error)
+            continue
         read += 1
     return {
         "cells": found[:most],
@@ -72,11 +78,9 @@ def counts(rows: Any) -> dict[str, Any]:
 
 
 def _inside(block: Block, box: Box, most: int) -> Iterator[dict[str, Any]]:
-    """The first `most` cells of a block that touch `box`."""
-    try:
-        cells, boxes = _decoded(block.path, block.sha256)
-    except blocks.BlockLost:
-        return  # the job ended meanwhile, or computes it again
+    """The first `most` cells of a block that touch `box`. Raises what the storage raises, and
+    BlockLost when the job ended meanwhile, or computes the block again."""
+    cells, boxes = _decoded(block.path, block.sha256)
     x0, y0, x1, y1 = box
     left, top, right, bottom = boxes
     touching = (left <= x1) & (right >= x0) & (top <= y1) & (bottom >= y0)

@@ -12,7 +12,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
-from jobs import provisional, services
+from jobs import blocks, provisional, services
 from jobs.imaging.blocks import BlockFacts
 from jobs.imaging.cells import Cells
 from jobs.models import Block, Job
@@ -191,6 +191,25 @@ def test_an_empty_block_is_no_trouble(job: Job) -> None:
 
 def tick(left: float, count: int) -> dict[str, Any]:
     return {"job": "j", "chunk": f"0_{left:g}", "count": count, "bbox": [left, 0, left + 1, 1]}
+
+
+def test_a_block_that_the_storage_does_not_give_is_left_out_and_that_is_said(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(job, 0, 0)
+    put(job, 0, 1)
+    rows = list(Block.objects.for_tenant(job.tenant).order_by("col"))
+    given = blocks.content_of
+
+    def away(path: str, sha256: str) -> bytes:
+        if path == rows[0].path:
+            raise ConnectionResetError("the bucket is away")
+        return given(path, sha256)
+
+    monkeypatch.setattr(blocks, "content_of", away)
+    seen = get(job, "cells?bbox=0,0,1000,1000").json()
+    assert [cell["polygon"][0] for cell in seen["cells"]] == [[100, 0], [120, 0]]
+    assert (seen["total"], seen["truncated"]) == (4, True)
 
 
 def test_two_ticks_are_one_that_leaves_nothing_out() -> None:
