@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -23,6 +25,7 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 TIDY_EVERY_S = 300.0
 COLLECT_EVERY_S = 60.0
 COLLECTED_AT_ONCE = 100
+COLLECT_S = 20.0  # of one kind, before the others get their turn
 MOST_REST_S = 0.01
 log = logging.getLogger(__name__)
 
@@ -97,16 +100,23 @@ class Scheduler:
         """Remove stored bytes that nobody needs, away from the passes: a storage may be slow."""
         while not self.stopping:
             time.sleep(COLLECT_EVERY_S)
-            try:
-                blobs.collect(most=COLLECTED_AT_ONCE)
-                blocks.forget_old()
-                blocks.collect()
-            except Exception:  # bytes that stay a while longer are no reason to stop scheduling
-                log.exception("stored bytes that nobody needs are left for the next time")
-            finally:
-                connection.close()
+            blocks_too = (blocks.forget_old, functools.partial(collect, blocks.collect))
+            for each in (functools.partial(collect, blobs.collect), *blocks_too):
+                try:
+                    each()
+                except Exception:  # bytes that stay a while longer are no reason to stop scheduling
+                    log.exception("stored bytes that nobody needs are left for the next time")
+                finally:
+                    connection.close()
 
     def _await_stop(self) -> None:
         signal.sigwait(STOP_SIGNALS)
         self.stopping = True
         self.alarm.ring()
+
+
+def collect(remove: Callable[[int], int]) -> None:
+    """Have `remove` take away so many at once until less are left, or it took long enough."""
+    give_up_at = time.monotonic() + COLLECT_S
+    while remove(COLLECTED_AT_ONCE) == COLLECTED_AT_ONCE and time.monotonic() < give_up_at:
+        continue
