@@ -109,9 +109,10 @@ class Worthy(NamedTuple):
 def settle() -> list[Message]:
     """Ask helpers back where work waits for their places; send some where workers lie idle.
 
-    The messages of those that were sent.
+    The messages of those that were sent. Where no slide is to be spread any more, those that help
+    still are asked back like any other.
     """
-    if settings.SPREAD_SHARDS < 2 or not sql.rows(sql.text(ANY), SPREADS):
+    if not (sql.rows(sql.text(ANY), SPREADS) if settings.SPREAD_SHARDS > 1 else sql.rows(HELPERS)):
         return []
     sent: list[Message] = []
     gone: list[Message] = []
@@ -121,7 +122,8 @@ def settle() -> list[Message]:
         helpers = [Helper(*row) for row in sql.rows(HELPERS)]
         draining = turns.draining(bounds.user_slots)
         able = {slot.holder for slot in bounds.user_slots if slot.can_run} - draining - {None}
-        waiting = _ready(able, bounds.queues)
+        # in maintenance nothing starts on a place that is given up
+        waiting = Counter() if bounds.maintenance else _ready(able, bounds.queues)
         back = to_recall(waiting, bounds, helpers)
         gone = _recall(back)
         if not bounds.maintenance:

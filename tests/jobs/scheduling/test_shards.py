@@ -363,6 +363,24 @@ def test_nobody_gives_way_for_a_job_that_could_not_start_anyway(settings: Any) -
     assert recalled() == []
 
 
+def test_helpers_give_way_after_spreading_was_turned_off(settings: Any) -> None:
+    full_of_helpers(factories.tenant())
+    settings.SPREAD_SHARDS = 0
+    workflow(factories.tenant(), [factories.job("cells", params={"queue": "gpu"})])
+    assert promotion.promote() == []
+    settle()
+    assert recalled() == [3]
+
+
+def test_nobody_gives_way_in_maintenance() -> None:
+    full_of_helpers(factories.tenant())
+    workflow(factories.tenant(), [factories.job("cells", params={"queue": "gpu"})])
+    assert promotion.promote() == []
+    slots.set_maintenance(True)
+    settle()
+    assert recalled() == []
+
+
 def test_a_worker_that_drains_stops_helping() -> None:
     job = slide(factories.tenant())
     settle(2)
