@@ -126,13 +126,10 @@ def bench_of(request: CellRequest, progress: Progress) -> Iterator[Bench]:
             net = network.load(request.model)
             cell_channels(slide, net.channels)
             _check_tile(options.tile, net)
-            precision = net.precision_for(request.params.get("precision"))
             digest = request.slide_sha256 or sha256(slide.path, lambda: tick(0, 1))
         name = name_of(request.result_key)
         with progress.phase("tissue") as tick:
-            kept = store.plan(
-                name, lambda: _settled(request, options, slide, net, precision, tick).encoded()
-            )
+            kept = store.plan(name, lambda: _settled(request, options, slide, net, tick).encoded())
             size = cell_pixel_size(slide)
             plane = Plane(slide, plane_geometry(slide, net.settings.pixel_size, size))
             across, down = plane.geometry.scale
@@ -166,7 +163,6 @@ def _settled(
     options: _Options,
     slide: Slide,
     net: network.Network,
-    precision: str,
     tick: Tick,
 ) -> Settled:
     """Look at the slide and settle what decides its cells."""
@@ -185,11 +181,10 @@ def _settled(
     return Settled(
         width=plane.width,
         height=plane.height,
-        tile=options.tile or net.default_tile(precision),
-        whole=net.device.type != "cpu",
+        tile=options.tile,
         squares=squares,
         scale=brightness(plane, second),
-        precision=precision,
+        precision=net.precision_for(request.params.get("precision")),
         smallest_um2=options.smallest_um2,
         roi=None if region is None else region.geometry(),
         tissue_mm2=_tissue_mm2(found, region, slide, size),

@@ -74,7 +74,6 @@ class Segmenter:
         self.total = self._course.total
         self._reader = Patient(plan.plane)
         self._most_gap_pixels = most_gaps * plan.grid.run_pixels()
-        self._fingerprint = plan.fingerprint()
         self._known: Collection[Key] = ()
         self._known_until = 0.0
 
@@ -115,7 +114,7 @@ class Segmenter:
 
     def _pieces(self) -> Iterator[tuple[Window, Piece]]:
         """Windows through readers and network, in order, each stage working ahead."""
-        batches = _batches(self._course.windows(), self.plan.batch)
+        batches = _batches(self._course.windows(), self.plan)
         reads: deque[list[Future[_Read]]] = deque()
         runs: deque[tuple[list[_Read], Future[list[Logits]]]] = deque()
         more = True
@@ -139,9 +138,10 @@ class Segmenter:
     def _submit(self, read: list[_Read]) -> tuple[list[_Read], Future[list[Logits]]]:
         self._check_gaps()
         plan = self.plan
-        keep = wanted(read[0].window)
+        keep = [wanted(one.window) for one in read]
         tiles = [one.pixels for one in read]
-        return read, plan.network.submit(tiles, plan.scale, plan.precision, keep)
+        made = plan.network.submit(tiles, plan.scale, plan.precision, keep, batch=plan.batch)
+        return read, made
 
     def _exact(self, read: list[_Read], made: list[Logits]) -> Iterator[tuple[Window, Piece]]:
         for one, logits in zip(read, made, strict=True):
@@ -190,7 +190,8 @@ class Segmenter:
 
     def _finish(self, block: Rect, pieces: list[Piece]) -> None:
         cells = finish(self.plan, block, pieces, self._computed)
-        facts = BlockFacts(len(cells), len(cells.gaps_l0), cells.box_l0, self._fingerprint)
+        made_by = self.plan.fingerprint()  # now: a GPU whose memory ran out takes smaller batches
+        facts = BlockFacts(len(cells), len(cells.gaps_l0), cells.box_l0, made_by)
         key = self.plan.grid.key(block)
         self._keeper.submit(self.store.put, self.name, key, cells.encoded(), facts).result()
 
@@ -226,25 +227,21 @@ class TooManyGaps(BadInput):
         )
 
 
-def _form(window: Window) -> tuple[int, ...]:
-    return (*window.area[2:], *wanted(window))
-
-
 def wanted(window: Window) -> Rect:
     """The part of a window whose logits are wanted, in its own pixels."""
     keep, area = window.keep, window.area
     return Rect(keep.x - area.x, keep.y - area.y, keep.width, keep.height)
 
 
-def _batches(windows: Iterator[Window], most: int) -> Iterator[list[Window]]:
-    """Neighbours in order whose areas have one shape and use, up to `most` together."""
+def _batches(windows: Iterator[Window], plan: Plan) -> Iterator[list[Window]]:
+    """Neighbours in order whose areas have one shape, as many together as the network takes."""
     batch: list[Window] = []
     for window in windows:
-        if batch and _form(batch[0]) != _form(window):
+        if batch and batch[0].area[2:] != window.area[2:]:
             yield batch
             batch = []
         batch.append(window)
-        if len(batch) == most:
+        if len(batch) >= plan.batch:
             yield batch
             batch = []
     if batch:

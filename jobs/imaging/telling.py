@@ -73,7 +73,7 @@ def summary_of(request: CellRequest, bench: Bench, counts: Facts) -> dict[str, f
         "mpp_source": bench.slide.mpp_source,
         "objects": "nuclei" if bench.plan.schema.object_type == "detection" else "cells",
         "precision": bench.plan.precision,
-        "device": network.describe_device()["device"],
+        "device": network.describe_device(bench.plan.network.device)["device"],
         "model": f"{model.name} {model.version}",
         "upsampled": int(bench.plan.plane.geometry.upsampled),
     }
@@ -120,7 +120,6 @@ def facts_of(
         "numerics": {
             **plan.numerics(),
             "blocks_by_fingerprint": dict(merged.fingerprints),
-            "tile": plan.grid.tile,
             "block": BLOCK,
             "run_square": SQUARE,
         },
