@@ -18,6 +18,7 @@ from jobs.models import Job
 from jobs.rows import loaded
 from jobs.rows import rows_of as lines_of
 from jobs.services import StaleTransition
+from jobs.slides.bucket import SlideAway
 from jobs.states import FIRST_TERMINAL, JobState, Reason
 from tenants.identity import Identity
 from tenants.pages import for_tenant, for_writer, one_of, rows_of, show
@@ -115,7 +116,7 @@ def run_demo(request: HttpRequest, who: Identity) -> HttpResponse:
         workflow = submission.submit(who.tenant, body, user=who.user)
     except SpecError as error:
         messages.error(request, f"The demo could not be submitted. {sentences(error.errors)}")
-    except submission.TooManyPending as error:
+    except (submission.TooManyPending, SlideAway) as error:
         messages.error(request, str(error))
     else:
         return redirect(reverse("workflow-page", args=[workflow.pk]))

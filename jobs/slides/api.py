@@ -52,15 +52,16 @@ class SlideViewSet(TenantViewSet):
         responses={200: SlideSerializer(many=True), 400: ErrorSerializer},
     )
     def list(self, request: Request) -> Response:
-        """Slide files of the tenant's roots, by name."""
+        """Slide files of the tenant's roots, by name; `note` says why some are missing."""
         size = _page_size(request.query_params.get("page_size", ""))
         after = _decoded(request.query_params.get("cursor"))
-        slides = catalogue.listed(self.tenant, after=after, most=size + 1)
+        slides, away = catalogue.listed(self.tenant, after=after, most=size + 1)
         shown = slides[:size]
         catalogue.probe_some(shown)
         more = _encoded(shown[-1]) if len(slides) > size else None
         found = [catalogue.shape(slide) for slide in shown]
-        return Response({"next": self._link(more), "previous": None, "results": found})
+        page = {"next": self._link(more), "previous": None, "results": found}
+        return Response({**page, "note": str(away)} if away else page)
 
     def _link(self, cursor: str | None) -> str | None:
         if cursor is None:

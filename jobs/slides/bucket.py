@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from pathlib import PurePosixPath
+from typing import Any
 
 from django.conf import settings
 
-from jobs.slides.files import Beat
+from jobs.slides import answers
+from jobs.slides.answers import fresh
 
-FRESH_S = 10.0
-"""For how long an answer is taken as still true: a viewer asks for a hundred tiles a second."""
-KEPT = 10_000
 OFTEN = 20
-STREAMS, PART_BYTES, CHUNK_BYTES = 6, 16 << 20, 256 << 10
-BEAT_S = 0.5
-
-Kept = TypeVar("Kept")
+"""Questions for single objects within a moment, after which lists are asked for."""
+STREAMS, CHUNK_BYTES = 6, 256 << 10
+BUSY = ("429", "SlowDown", "Throttling", "RequestTimeout")
 
 
 class SlideAway(Exception):
     """A slide is there, but its bytes are not here just now; the message says what to do."""
+
+
+class Unanswered(SlideAway):
+    """The server, or the way to it, is down just now: waiting may be all that it needs."""
 
 
 class Gone(LookupError):
@@ -63,12 +60,7 @@ def head_of(stored: Stored, most: int) -> bytes:
     """The first `most` bytes of the object. Raises Gone or SlideAway."""
     if not stored.size:
         return b""
-    with _asking(stored.path):
-        answer = _client().get_object(
-            **_named(stored.path), Range=f"bytes=0-{most - 1}", IfMatch=stored.etag
-        )
-        with contextlib.closing(answer["Body"]) as body:
-            return bytes(body.read())
+    return b"".join(chunks(stored, 0, most))
 
 
 def listed() -> Mapping[str, Stored]:
@@ -84,16 +76,16 @@ def find(path: str) -> Stored:
 
 
 def _found(path: str) -> Stored:
-    """By a question for this object; where many of one folder are asked for, by one for them all."""
-    whole: Mapping[str, Stored] = _known(("list",)) or {}
+    """By a question for this object; where many are asked for, by one for their folder, or for all."""
+    whole: Mapping[str, Stored] = answers.known(("list",)) or {}
     if path in whole:
         return whole[path]
     folder = PurePosixPath(path).parent.as_posix()
-    asked: list[str] = fresh(("asked", folder), list)
-    asked.append(path)
+    asked: list[str] = fresh(("asked",), list)
+    asked.append(folder)
     if len(asked) <= OFTEN:
         return _head(path)
-    inside = in_folder(folder)
+    inside = in_folder(folder) if asked.count(folder) > OFTEN // 2 else listed()
     if path not in inside:
         raise Gone(path)
     return inside[path]
@@ -111,69 +103,14 @@ def _place() -> tuple[str, str]:
     return place["bucket_name"], f"{prefix}/" if prefix else ""
 
 
-def fetch(stored: Stored, into: Path, *, beat: Beat) -> None:
-    """Write the object's bytes over the file `into`, with several requests at once.
-
-    beat     called every BEAT_S; what it raises ends the download
-    raises   Gone; SlideAway, also when the object changes meanwhile
-    """
-    starts = iter(range(0, stored.size, PART_BYTES))
-    lock, stop = threading.Lock(), threading.Event()
-    faults: list[Exception] = []
-
-    def work(descriptor: int) -> None:
-        try:
-            while not stop.is_set():
-                with lock:
-                    start = next(starts, None)
-                if start is None:
-                    return
-                _fetch_part(stored, start, descriptor, stop)
-        except Exception as fault:  # told by the thread that waits
-            faults.append(fault)
-            stop.set()
-
-    with into.open("r+b" if into.exists() else "w+b") as file:
-        file.truncate(stored.size)
-        # not a pool: Python waits for the threads of pools at exit, whatever they still have to do
-        threads = [
-            threading.Thread(target=work, args=(file.fileno(),), daemon=True)
-            for _ in range(min(STREAMS, -(-stored.size // PART_BYTES)))
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            _wait(threads, beat)
-        finally:
-            stop.set()
-            _wait(threads, lambda: None)
-        if faults:
-            raise faults[0]
-        os.fsync(file.fileno())
-    os.utime(into, ns=(stored.modified_ns, stored.modified_ns))
-
-
-def _wait(threads: list[threading.Thread], beat: Beat) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(BEAT_S)
-            beat()
-
-
-def _fetch_part(stored: Stored, start: int, descriptor: int, stop: threading.Event) -> None:
-    end = min(start + PART_BYTES, stored.size)
+def chunks(stored: Stored, start: int, end: int) -> Iterator[bytes]:
+    """The object's bytes from `start` to before `end`. Raises Gone or SlideAway."""
     with _asking(stored.path):
         answer = _client().get_object(
             **_named(stored.path), Range=f"bytes={start}-{end - 1}", IfMatch=stored.etag
         )
         with contextlib.closing(answer["Body"]) as body:
-            for chunk in body.iter_chunks(CHUNK_BYTES):
-                if stop.is_set():
-                    return
-                os.pwrite(descriptor, chunk, start)
-                start += len(chunk)
-    if start != end:
-        raise SlideAway(f"The slide bucket sent too little of {stored.path}: try again.")
+            yield from body.iter_chunks(CHUNK_BYTES)
 
 
 # --- asking the server --------------------------------------------------------------------
@@ -235,7 +172,13 @@ def _client() -> Any:
 @contextlib.contextmanager
 def _asking(what: str) -> Iterator[None]:
     """Turn what boto3 raises into Gone or SlideAway."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConnectionError,  # noqa: A004 - botocore's, which is no OSError
+        HTTPClientError,
+        IncompleteReadError,
+    )
 
     try:
         yield
@@ -244,49 +187,26 @@ def _asking(what: str) -> Iterator[None]:
         if code in ("404", "NoSuchKey"):
             raise Gone(what) from error
         if code in ("412", "PreconditionFailed"):
-            _answers.clear()  # they are of what was there before
+            answers.forget()  # they are of what was there before
             raise SlideAway(
                 f"{what} changed while it was fetched from the slide bucket: try again."
             ) from error
-        raise _away(code) from error
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        raise _away(code, passing=status >= 500 or code in BUSY) from error
+    except (HTTPClientError, ConnectionError, IncompleteReadError) as error:
+        raise _away(type(error).__name__, passing=True) from error
     except BotoCoreError as error:
-        raise _away(type(error).__name__) from error
+        raise _away(type(error).__name__, passing=False) from error
 
 
-def _away(why: str) -> SlideAway:
-    return SlideAway(
+def _away(why: str, *, passing: bool) -> SlideAway:
+    return (Unanswered if passing else SlideAway)(
         f"The slide bucket did not answer as it should ({why}). Try again in a moment; if that does "
         "not help, ask the operator to look at SLIDES_URL and the keys that go with it."
     )
 
 
-_answers: OrderedDict[object, tuple[float, Any]] = OrderedDict()
-_answers_lock = threading.Lock()
-
-
-def fresh(question: object, ask: Callable[[], Kept]) -> Kept:
-    """The answer to `question`, asked again when it is older than FRESH_S."""
-    if (known := _known(question)) is not None:
-        return known
-    asked = ask()
-    with _answers_lock:
-        _answers[question] = time.monotonic(), asked
-        _answers.move_to_end(question)
-        while len(_answers) > KEPT:
-            _answers.popitem(last=False)
-    return asked
-
-
-def _known(question: object) -> Any:
-    with _answers_lock:
-        at, answer = _answers.get(question, (0.0, None))
-        if answer is None or time.monotonic() - at >= FRESH_S:
-            return None
-        _answers.move_to_end(question)
-        return answer
-
-
 def forget() -> None:
     """Drop what is remembered: the settings, or the server, are others."""
-    _answers.clear()
+    answers.forget()
     _client.cache_clear()

@@ -26,6 +26,7 @@ from tenants.models import Tenant
 
 SUFFIXES = (
     ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm",
+    ".czi", ".qptiff",
 )  # fmt: skip
 PROBE_TIMEOUT_S = 20.0
 LIST_PROBES_S = 1.5
@@ -70,19 +71,33 @@ def _unsaved(tenant: Tenant, wanted: uuid.UUID) -> Slide | None:
     return Slide(tenant=tenant, uuid=wanted, root=place[0], path=place[1]) if place else None
 
 
-def listed(tenant: Tenant, *, after: tuple[str, str] | None, most: int) -> list[Slide]:
-    """The tenant's slides in order of root and path, those behind `after` only."""
+def listed(
+    tenant: Tenant, *, after: tuple[str, str] | None, most: int
+) -> tuple[list[Slide], SlideAway | None]:
+    """The tenant's slides in order of root and path, those behind `after` only; and why those of the
+    bucket are not among them, where they are not."""
+    found, away = _places_of(tenant)
     places = sorted(
         place
-        for place in roots.files_of(tenant)
+        for place in found
         if place[1].lower().endswith(SUFFIXES) and (after is None or place > after)
     )[:most]
     rows = _rows(tenant, places)
-    return [
+    slides = [
         rows.get(place)
         or Slide(tenant=tenant, uuid=roots.slide_id(tenant, *place), root=place[0], path=place[1])
         for place in places
     ]
+    return slides, away
+
+
+def _places_of(tenant: Tenant) -> tuple[list[roots.Place], SlideAway | None]:
+    found: list[roots.Place] = []
+    try:
+        found.extend(roots.files_of(tenant))  # keeps those of the folders when the bucket is away
+    except SlideAway as away:
+        return found, away
+    return found, None
 
 
 def _rows(tenant: Tenant, places: list[tuple[str, str]]) -> dict[tuple[str, str], Slide]:
@@ -103,7 +118,7 @@ def probe_some(slides: Iterable[Slide]) -> None:
             return
         try:
             facts_of(slide)
-        except (Unreadable, NoSlide, NotStaged):
+        except (Unreadable, NoSlide, SlideAway):
             continue
 
 
@@ -113,7 +128,7 @@ def facts_of(slide: Slide) -> SlideFacts:
     with _lock:
         known = _facts.get(key)
     if known is None:
-        with _probing, file_of(slide) as file:
+        with file_of(slide) as file, _probing:
             known = _facts.get(key) or _probe(file)
         with _lock:
             _facts[key] = known

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import functools
 import io
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from jobs.slides import bucket, files
+from jobs.slides.answers import KEPT, fresh
 from jobs.slides.bucket import Stored
-from jobs.slides.files import Beat
 
 HEAD_BYTES = 64 << 10
 """Of a DICOM file: the elements that name its series come long before the pixels."""
 DICOM = (".dcm", "")
 
 
-def parts_of(main: Stored, *, beat: Beat) -> list[Stored]:
-    """Every object that OpenSlide reads for the slide `main`. Raises Gone or SlideAway."""
-    return bucket.fresh(
-        ("parts", main), lambda: sorted(_parts(main, beat), key=lambda part: part.path)
+class ManyHeads(Exception):
+    """More objects would have to be looked into than was allowed."""
+
+
+def parts_of(main: Stored, *, most_heads: int | None = None) -> list[Stored]:
+    """Every object that OpenSlide reads for the slide `main`. Raises Gone, SlideAway or ManyHeads.
+
+    most_heads  objects that may be looked into for that, of those nobody looked into before
+    """
+    return fresh(
+        ("parts", main, most_heads),
+        lambda: sorted(_parts(main, most_heads), key=lambda part: part.path),
     )
 
 
-def _parts(main: Stored, beat: Beat) -> set[Stored]:
+def _parts(main: Stored, most_heads: int | None) -> set[Stored]:
     path = PurePosixPath(main.path)
     suffix = path.suffix.lower()
     if suffix == ".mrxs":
@@ -33,17 +42,29 @@ def _parts(main: Stored, beat: Beat) -> set[Stored]:
         beside = bucket.in_folder(path.parent.as_posix())
         return {main, *(each for each in beside.values() if PurePosixPath(each.path).name in names)}
     if suffix in DICOM and (series := _series_of(main)) is not None:
-        return {main, *_of_series(path.parent.as_posix(), series, beat)}
+        return {main, *_of_series(path.parent.as_posix(), series, most_heads)}
     return {main}
 
 
-def _of_series(folder: str, series: str, beat: Beat) -> Iterator[Stored]:
-    for each in bucket.in_folder(folder).values():
-        beat()
-        if PurePosixPath(each.path).suffix.lower() in DICOM and _series_of(each) == series:
-            yield each
+def _of_series(folder: str, series: str, most_heads: int | None) -> Iterator[Stored]:
+    inside = bucket.in_folder(folder).values()
+    found = [each for each in inside if PurePosixPath(each.path).suffix.lower() in DICOM]
+    if most_heads is not None and sum(each not in _series for each in found) > most_heads:
+        raise ManyHeads(folder)
+    yield from (each for each in found if _series_of(each) == series)
 
 
-@functools.lru_cache(maxsize=bucket.KEPT)
+_series: OrderedDict[Stored, str | None] = OrderedDict()
+_lock = threading.Lock()
+
+
 def _series_of(stored: Stored) -> str | None:
-    return files.series_in(io.BytesIO(bucket.head_of(stored, HEAD_BYTES)))
+    with _lock:
+        if stored in _series:
+            return _series[stored]
+    series = files.series_in(io.BytesIO(bucket.head_of(stored, HEAD_BYTES)))
+    with _lock:
+        _series[stored] = series
+        while len(_series) > KEPT:
+            _series.popitem(last=False)
+    return series

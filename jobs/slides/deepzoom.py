@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections import OrderedDict
 from typing import Any
 
@@ -23,7 +24,8 @@ from jobs.slides.staging import Held
 TILE_SIZE = 254  # with an overlap of 1 on both sides: 256, a power of two
 OVERLAP = 1
 JPEG_QUALITY = 75
-KEPT_SLIDES = 10
+KEPT_SLIDES, KEPT_S = 10, 60.0
+"""Handles of a process, and for how long after their last use: each keeps its file in the cache."""
 CACHE_BYTES = 128 * 1024 * 1024
 MOST_PIXELS = 32_000_000
 """Pixels that one tile may cost to read: a slide without small levels would fill the memory."""
@@ -39,6 +41,7 @@ class Zoomed:
     def __init__(self, slide: OpenSlide, held: Held) -> None:
         self.slide = slide
         self.held = held
+        self.used_at = time.monotonic()
         slide.handle.set_cache(_cache())
         self.generator = DeepZoomGenerator(
             slide.handle, tile_size=TILE_SIZE, overlap=OVERLAP, limit_bounds=True
@@ -86,6 +89,7 @@ def zoomed(slide: Slide, *, fetch: bool = True) -> tuple[FileKey, Zoomed]:
     with _lock:
         if key in _open:
             _open.move_to_end(key)
+            _open[key].used_at = time.monotonic()
             return key, _open[key]
     held = catalogue.file_of(slide, fetch=fetch)
     catalogue.facts_of(slide)  # a child process opens it first
@@ -96,9 +100,34 @@ def zoomed(slide: Slide, *, fetch: bool = True) -> tuple[FileKey, Zoomed]:
     with _lock:
         # another thread may have been quicker: its handle stays, ours is closed with its last use
         kept = _open.setdefault(key, made)
+        _look_later()
         while len(_open) > KEPT_SLIDES:
             _open.popitem(last=False)  # not closed here: a tile may be read from it right now
     return key, kept
+
+
+_timer: threading.Timer | None = None
+
+
+def _look_later() -> None:
+    """Have `_drop_unused` called in a while, once. The caller holds the lock."""
+    global _timer
+    if _timer is None:
+        _timer = threading.Timer(KEPT_S / 4, _drop_unused)
+        _timer.daemon = True
+        _timer.start()
+
+
+def _drop_unused() -> None:
+    """Let go of what nobody looked at for KEPT_S, and look again while something is open."""
+    global _timer
+    with _lock:
+        _timer = None
+        since = time.monotonic() - KEPT_S
+        for key in [key for key, each in _open.items() if each.used_at < since]:
+            del _open[key]  # not closed here, as above
+        if _open:
+            _look_later()
 
 
 def descriptor(slide: Slide) -> str:

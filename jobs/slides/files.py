@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from django.conf import settings
+
 KEY_FILE_BYTES = 1 << 20
 
 Beat = Callable[[], None]
@@ -26,13 +28,26 @@ def parts_of(main: Path, *, beat: Beat) -> list[Path]:
 
 
 def stamp_of(parts: list[Path]) -> str:
-    """What changes when a file is replaced or written: names, sizes, times and inodes, hashed."""
+    """What changes when a file is replaced or written: names, sizes, times and inodes, hashed.
+
+    Of the bucket: paths, sizes and ETags, which tell the same on every machine.
+    """
     digest = hashlib.sha256()
     for part in parts:
-        facts = part.stat()
-        line = f"{part}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ino}\n"
-        digest.update(line.encode(errors="surrogateescape"))
+        digest.update(f"{_version_of(part)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def staged_root() -> Path:
+    """Where files of the bucket are kept, in folders whose names tell their version."""
+    return Path(settings.LABSCHED_CACHE) / "slides-staged"
+
+
+def _version_of(part: Path) -> str:
+    facts = part.stat()
+    if part.is_relative_to(staged_root()):
+        return f"{part.relative_to(staged_root())}\0{facts.st_size}"
+    return f"{part}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ino}"
 
 
 def _regular(folder: Path) -> Iterator[Path]:

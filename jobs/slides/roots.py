@@ -143,7 +143,7 @@ def _known(tenant: Tenant, places: list[Place]) -> dict[Place, Slide]:
 
 
 _in_work: dict[str, Held] = {}
-"""The slide of the bucket that this process works on: it stays until the next one."""
+"""The slide of the bucket that this process works on: it stays until `release`, or the next one."""
 
 
 def real_path(slide: Slide, *, beat: Beat = lambda: None) -> Path:
@@ -154,12 +154,19 @@ def real_path(slide: Slide, *, beat: Beat = lambda: None) -> Path:
     """
     if slide.root != BUCKET:
         return _local(slide)
-    _in_work.clear()
+    release()
+    if not bucket.is_configured():
+        raise BadPath(slide.path)
     try:
-        _in_work[BUCKET] = held = staging.fetched(_in_bucket(slide.path).path, beat=beat)
+        _in_work[BUCKET] = held = staging.fetched(slide.path, beat=beat)
     except bucket.Gone:
         raise BadPath(slide.path) from None
     return held.path
+
+
+def release() -> None:
+    """Let go of the slide that `real_path` gave last: its job is over."""
+    _in_work.clear()
 
 
 def opened(slide: Slide, *, fetch: bool = False) -> Held:

@@ -13,20 +13,27 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
 from django.conf import settings
 
-from jobs.slides import bucket, companions
-from jobs.slides.bucket import SlideAway, Stored
-from jobs.slides.files import Beat
+from jobs.slides import bucket, companions, downloads
+from jobs.slides.bucket import SlideAway, Stored, Unanswered
+from jobs.slides.files import Beat, staged_root
 from jobs.slides.locking import LOCK, locked
 
 LEFT_FREE = 1 << 30
 """Bytes of the disk that stay free: others write there too."""
 RETRY_S = 5
+PATIENCE_S = 180.0
+"""How long a worker waits for a bucket that does not answer: an outage is no fault of the job."""
+HEADS_A_REQUEST = 32
+MOST_FETCHES, MOST_FAILURES = 3, 100
+"""In the background of one process: any reader can ask for any slide."""
 PARTIAL = ".partial"
 
 
@@ -61,31 +68,53 @@ class Held:
         self.release()
 
 
-def fetched(path: str, *, beat: Beat) -> Held:
+def fetched(path: str, *, beat: Beat, patience_s: float | None = None) -> Held:
     """The slide `path` of the bucket as a local file, fetched where it is not here yet.
 
-    beat     called at least twice a second while that takes its time; what it raises ends it
-    raises   bucket.Gone; SlideAway
+    beat        called at least twice a second while that takes its time; what it raises ends it
+    patience_s  how long a bucket may not answer; by default PATIENCE_S
+    raises      bucket.Gone; SlideAway
     """
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     while True:
-        main = bucket.find(path)
-        parts = companions.parts_of(main, beat=beat)
+        main, parts = _asked(path, beat, patience_s)
         folder = _folder_of(parts)
         if (held := _hold(folder, main)) is not None:
             return held
         _fill(folder, parts, beat)
 
 
+def _asked(path: str, beat: Beat, patience_s: float) -> tuple[Stored, list[Stored]]:
+    """The slide's own object and all of its parts."""
+
+    def ask() -> tuple[Stored, list[Stored]]:
+        main = bucket.find(path)
+        return main, companions.parts_of(main)
+
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            return downloads.while_beating(ask, beat)
+        except Unanswered:
+            if time.monotonic() + RETRY_S > give_up:
+                raise
+        downloads.pause(RETRY_S, beat)
+
+
 def at_hand(path: str) -> Held | None:
-    """The slide if it is here already. Raises bucket.Gone or SlideAway."""
+    """The slide if it is here already, as far as a few questions tell. Raises Gone or SlideAway."""
     main = bucket.find(path)
-    return _hold(_folder_of(companions.parts_of(main, beat=lambda: None)), main)
+    try:
+        parts = companions.parts_of(main, most_heads=HEADS_A_REQUEST)
+    except companions.ManyHeads:
+        return None  # who fetches it asks them all, and they are remembered
+    return _hold(_folder_of(parts), main)
 
 
 # --- in the background --------------------------------------------------------------------
 
 _under_way: dict[str, threading.Thread] = {}
-_failed: dict[str, Exception] = {}
+_failed: OrderedDict[str, Exception] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -99,6 +128,12 @@ def opened(path: str) -> Held:
     with _lock:
         if (failure := _failed.pop(path, None)) is not None:
             raise failure
+        if path not in _under_way and len(_under_way) >= MOST_FETCHES:
+            raise NotStaged(
+                f"{Path(path).name} waits until other slides are fetched from the slide bucket: try "
+                "again in a moment.",
+                RETRY_S,
+            )
         if path not in _under_way:
             # a daemon: a server that is stopped waits for no download
             _under_way[path] = threading.Thread(target=_fetch_for_later, args=(path,), daemon=True)
@@ -110,10 +145,12 @@ def opened(path: str) -> Held:
 
 def _fetch_for_later(path: str) -> None:
     try:
-        fetched(path, beat=lambda: None).release()
+        fetched(path, beat=lambda: None, patience_s=0).release()
     except Exception as failure:  # told to whoever asks next
         with _lock:
             _failed[path] = failure
+            while len(_failed) > MOST_FAILURES:
+                _failed.popitem(last=False)
     finally:
         with _lock:
             del _under_way[path]
@@ -122,16 +159,12 @@ def _fetch_for_later(path: str) -> None:
 # --- the folder ---------------------------------------------------------------------------
 
 
-def _root() -> Path:
-    return Path(settings.LABSCHED_CACHE) / "slides-staged"
-
-
 def _folder_of(parts: list[Stored]) -> Path:
     """Where this version of these files is kept; the name tells its bytes, too."""
     digest = hashlib.sha256(bucket.identity().encode())
     for part in parts:
         digest.update(f"\0{part.path}\0{part.etag}\0{part.size}".encode())
-    return _root() / f"{digest.hexdigest()[:32]}-{sum(part.size for part in parts)}"
+    return staged_root() / f"{digest.hexdigest()[:32]}-{sum(part.size for part in parts)}"
 
 
 def _hold(folder: Path, main: Stored) -> Held | None:
@@ -156,7 +189,7 @@ def _fill(folder: Path, parts: list[Stored], beat: Beat) -> None:
         return  # it is whole by now, or who fetched it failed
     try:
         for part in parts:
-            bucket.fetch(part, _file_of(partial, part), beat=beat)
+            downloads.fetch(part, _file_of(partial, part), beat=beat)
         partial.rename(folder)
     except BaseException:
         _discard(partial)
@@ -167,7 +200,7 @@ def _fill(folder: Path, parts: list[Stored], beat: Beat) -> None:
 
 def _claim(folder: Path, partial: Path, parts: list[Stored]) -> None:
     """Make the folder with files of full size, after others made room. Raises SlideAway."""
-    _root().mkdir(parents=True, exist_ok=True)
+    staged_root().mkdir(parents=True, exist_ok=True)
     with _one_at_a_time():
         if any((each / LOCK).exists() for each in (folder, partial)):
             return
@@ -201,36 +234,33 @@ def _make_room(wanted: int, name: str) -> None:
             f"{name} has {wanted / 1e9:.1f} GB, more than the slide cache may hold. Ask the operator "
             f"to raise SLIDE_CACHE_GB ({settings.SLIDE_CACHE_GB:g})."
         )
-    for each in _root().glob("gone.*"):
+    for each in staged_root().glob("gone.*"):
         shutil.rmtree(each, ignore_errors=True)
-    folders = sorted((each for each in _root().iterdir() if each.is_dir()), key=_last_used)
-    used = sum(_bytes_of(each) for each in folders)
-    for oldest in folders:
-        if used + wanted <= limit and _fits_disk(wanted):
-            return
-        if _remove(oldest):
-            used -= _bytes_of(oldest)
-    if used + wanted > limit or not _fits_disk(wanted):
-        raise SlideAway(
-            f"There is no room for {name} ({wanted / 1e9:.1f} GB): the other slides of the cache are "
-            "in use, or its disk is full. Try again later, or ask the operator to raise "
-            f"SLIDE_CACHE_GB ({settings.SLIDE_CACHE_GB:g}) or to free some of the disk."
-        )
+    folders = sorted((each for each in staged_root().iterdir() if each.is_dir()), key=_last_used)
+    free = shutil.disk_usage(staged_root()).free - LEFT_FREE
+    missing = max(sum(_bytes_of(each) for each in folders) + wanted - limit, wanted - free)
+    doomed: list[Path] = []
+    with contextlib.ExitStack() as locks:
+        for oldest in folders:
+            if missing > 0 and _seized(oldest, locks):
+                doomed.append(oldest)
+                missing -= _bytes_of(oldest)
+        if missing > 0:  # nothing was removed yet: others may still want what is there
+            raise SlideAway(
+                f"There is no room for {name} ({wanted / 1e9:.1f} GB): the other slides of the cache "
+                "are in use, or its disk is full. Try again later, or ask the operator to raise "
+                f"SLIDE_CACHE_GB ({settings.SLIDE_CACHE_GB:g}) or to free some of the disk."
+            )
+        for each in doomed:
+            _discard(each)
 
 
-def _fits_disk(wanted: int) -> bool:
-    return shutil.disk_usage(_root()).free >= wanted + LEFT_FREE
-
-
-def _remove(folder: Path) -> bool:
-    """Delete `folder` unless somebody reads or fills it."""
+def _seized(folder: Path, locks: contextlib.ExitStack) -> bool:
+    """Lock `folder` among `locks`, to be removed; False where somebody reads or fills it."""
     descriptor = locked(folder, fcntl.LOCK_EX, beat=None)
-    if descriptor is None and (folder / LOCK).exists():
-        return False
-    _discard(folder)
     if descriptor is not None:
-        os.close(descriptor)
-    return True
+        locks.callback(os.close, descriptor)
+    return descriptor is not None or not (folder / LOCK).exists()
 
 
 def _discard(folder: Path) -> None:
@@ -256,6 +286,6 @@ def _bytes_of(folder: Path) -> int:
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """One process of this machine makes room at a time."""
-    with (_root() / "room.lock").open("a") as file:
+    with (staged_root() / "room.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
