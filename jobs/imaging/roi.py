@@ -58,7 +58,7 @@ def parse(value: object) -> Roi | None:
     if value is None:
         return None
     shape = _of_boxes(value) if isinstance(value, list) else _of_geojson(value)
-    if not shape.is_valid or shape.area <= 0 or not np.isfinite(shape.bounds).all():
+    if not shape.is_valid or not 0 < shape.area < np.inf or not np.isfinite(shape.bounds).all():
         raise BadInput(f'"roi" encloses no area, or its outline crosses itself: {HOW}.')
     return Roi(shape)
 
