@@ -9,7 +9,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseRedirect
 
 from jobs import networks
 from jobs.models import SegmentationModel
@@ -88,11 +88,19 @@ class SegmentationModelAdmin(ReadOnlyAdmin):
             made = networks.keep(obj.name, obj.version, source, form.facts, user=user)
         obj.__dict__.update(made.__dict__)
 
-    @admin.action(description="Enable: jobs may name it")
+    def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().add_view(request, *args, **kwargs)
+        except networks.Refused as refused:  # while its file was looked at somebody was faster
+            messages.error(request, str(refused))
+            return HttpResponseRedirect(request.path)
+
+    # every tenant names them: switched by those who may add one, and nobody edits a row
+    @admin.action(description="Enable: jobs may name it", permissions=["add"])
     def enable(self, request: HttpRequest, rows: Any) -> None:
         self._switch(request, rows, True)
 
-    @admin.action(description="Disable: no job may name it any more")
+    @admin.action(description="Disable: no new job may name it any more", permissions=["add"])
     def disable(self, request: HttpRequest, rows: Any) -> None:
         self._switch(request, rows, False)
 

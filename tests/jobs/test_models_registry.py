@@ -10,6 +10,7 @@ import boto3
 import environ
 import pytest
 import torch
+from django.contrib.auth.models import Permission
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
 from django.test import Client
@@ -250,9 +251,37 @@ def test_a_model_is_switched_off_and_on(root: Client, kept: SegmentationModel) -
         assert kept.enabled is enabled
 
 
-def test_staff_who_are_no_superusers_add_none(client: Client) -> None:
-    client.force_login(User.objects.create_user("ann", is_staff=True))
+def test_staff_who_are_no_superusers_add_and_switch_none(
+    client: Client, kept: SegmentationModel
+) -> None:
+    ann = User.objects.create_user("ann", is_staff=True)
+    ann.user_permissions.set(Permission.objects.filter(content_type__model="segmentationmodel"))
+    client.force_login(ann)
     assert client.get(ADD).status_code == 403
+    assert client.get("/admin/jobs/segmentationmodel/").status_code == 200
+    body = {"action": "disable", "_selected_action": [kept.pk]}
+    client.post("/admin/jobs/segmentationmodel/", body, follow=True)
+    change = f"/admin/jobs/segmentationmodel/{kept.pk}/change/"
+    assert client.post(change, {"enabled": ""}).status_code == 403
+    kept.refresh_from_db()
+    assert kept.enabled
+
+
+def test_a_name_that_was_taken_at_the_last_moment_is_told(
+    root: Client, kept: SegmentationModel, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = networks.keep
+
+    def slow(*args: Any, **kwargs: Any) -> SegmentationModel:
+        keep("theirs", "1", other, FACTS)
+        return keep(*args, **kwargs)
+
+    monkeypatch.setattr(networks, "look", lambda source: FACTS)
+    monkeypatch.setattr(networks, "keep", slow)
+    answer = root.post(ADD, {"name": "theirs", "version": "1", "file": upload(other)}, follow=True)
+    assert answer.status_code == 200
+    (told,) = map(str, answer.context["messages"])
+    assert told.startswith("theirs:1 was registered meanwhile")
 
 
 # --- settings -----------------------------------------------------------------------------
