@@ -35,6 +35,9 @@ PUBLISHED: tuple[dict[str, Any], ...] = (
     {"name": FLUORESCENCE, "outputs": ["nuclei", "cells"], "mpp": 0.5, "channels": None},
 )
 FILE, DESCRIPTION = "instanseg.pt", "rdf.yaml"
+AROUND = {"PATH": os.defpath, "OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": ""}
+"""The environment of a look. No secret, for a model file is somebody's program; no GPU, for those
+are at work, and reserve more addresses than the look may have."""
 LOOK_S = 300
 """A look loads torch and runs the model twice; on a busy machine that takes its time."""
 
@@ -161,7 +164,12 @@ def look(source: Path) -> Facts:
     command = [sys.executable, "-m", "jobs.imaging.vetting", str(source)]
     try:
         child = subprocess.run(
-            command, cwd=settings.BASE_DIR, capture_output=True, timeout=LOOK_S, check=False
+            command,
+            cwd=settings.BASE_DIR,
+            env=AROUND,
+            capture_output=True,
+            timeout=LOOK_S,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise Refused(
