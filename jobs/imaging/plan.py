@@ -28,7 +28,17 @@ from jobs.imaging.normalisation import Normalisation
 from jobs.imaging.plane import Plane
 from jobs.imaging.tiling import Grid
 
-LIBRARIES = ("torch", "numpy", "numba", "shapely", "openslide-bin", "pillow", "tifffile")
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "numba",
+    "shapely",
+    "openslide-bin",
+    "simplejpeg",
+    "imagecodecs",
+    "pillow",
+    "tifffile",
+)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ PACKAGES = (
     "isal",
     "openslide-python",
     "openslide-bin",
+    "simplejpeg",
+    "imagecodecs",
     "instanseg-torch",
 )
 
