@@ -17,8 +17,8 @@ from django.conf import settings
 from jobs.slides import answers
 from jobs.slides.answers import fresh
 
-OFTEN = 20
-"""Questions for single objects within a moment, after which lists are asked for."""
+OFTEN, MANY = 20, 100
+"""Questions for single objects within a moment, after which their folder, or everything, is listed."""
 STREAMS, CHUNK_BYTES = 6, 256 << 10
 BUSY = ("429", "SlowDown", "Throttling", "RequestTimeout")
 
@@ -83,9 +83,12 @@ def _found(path: str) -> Stored:
     folder = PurePosixPath(path).parent.as_posix()
     asked: list[str] = fresh(("asked",), list)
     asked.append(folder)
-    if len(asked) <= OFTEN:
+    if asked.count(folder) > OFTEN:
+        inside = in_folder(folder)
+    elif len(asked) > MANY:  # dear where there are millions, so not before
+        inside = listed()
+    else:
         return _head(path)
-    inside = in_folder(folder) if asked.count(folder) > OFTEN // 2 else listed()
     if path not in inside:
         raise Gone(path)
     return inside[path]

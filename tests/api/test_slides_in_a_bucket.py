@@ -143,6 +143,18 @@ def test_many_of_one_folder_are_asked_for_together(
     assert (len(heads), len(lists)) == (objects.OFTEN, 1)
 
 
+def test_many_of_many_folders_are_asked_for_together(
+    stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.slides.answers.FRESH_S", 60.0)
+    heads, lists = requests_of("HeadObject"), requests_of("ListObjectsV2")
+    for number in range(2 * objects.MANY):
+        with pytest.raises(Gone):
+            objects.find(f"{number}/a.tiff")
+    assert objects.find("deep/a.tiff").path == "deep/a.tiff"
+    assert (len(heads), len(lists)) == (objects.MANY, 1)
+
+
 # --- workers ------------------------------------------------------------------------------
 
 
