@@ -23,13 +23,14 @@ NO_MEMORY = (
 )
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:[^\s/'\":]+/)+([^\s/'\":]+)")
 LONGEST = 300
+OTHER_DEVICE = "OtherDevice"  # of jobs.imaging.plan, known by name, so that torch stays unloaded
 
 
 def of_error(error: BaseException) -> tuple[Reason, str]:
     """Reason and sentence for what the body of a job raised."""
     if isinstance(error, BadInput):
         return Reason.BAD_INPUT, str(error)
-    if isinstance(error, MissingWeights | SlideAway):
+    if isinstance(error, MissingWeights | SlideAway) or type(error).__name__ == OTHER_DEVICE:
         return Reason.ERROR, str(error)
     if is_out_of_memory(error):
         return Reason.OUT_OF_MEMORY, NO_MEMORY

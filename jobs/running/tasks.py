@@ -30,7 +30,7 @@ from jobs.running.child import STARTED
 from jobs.running.persist import persist
 from jobs.running.progress import Reporter, Stopped, StopReason
 from jobs.running.reuse import Result
-from jobs.slides.roots import BadPath, real_path
+from jobs.slides.roots import BadPath, real_path, release
 from jobs.states import Reason
 from jobs.types.base import JobType, Task
 
@@ -88,6 +88,7 @@ def run_attempt(job_pk: int, attempt: int, worker: Worker) -> bool:
             keep(lambda: services.finish_cancel(job_pk, attempt))
     except Exception as error:
         healthy = _fail(job, error, keep)
+    release()
     _clear(job, published, worker)
     return healthy
 
