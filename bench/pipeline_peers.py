@@ -131,7 +131,7 @@ def _floor(options: argparse.Namespace, model: Path, folder: Path) -> Timed:
 
     network.warm(model)
     torch.set_num_threads(options.threads)
-    batches = []
+    singles = []
     with bench_of(_request(options, model, folder), Progress(lambda *_: None)) as bench:
         grid, plan = bench.plan.grid, bench.plan
         blocks = [block for row in grid.rows() for block in row]
@@ -143,10 +143,15 @@ def _floor(options: argparse.Namespace, model: Path, folder: Path) -> Timed:
             pixels = np.pad(
                 plan.plane.read(*inside), ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect"
             )
-            batch = network.normalised(pixels, plan.scale).to(plan.network.device, kind)
-            keep = wanted(window)
-            batches.append((batch.contiguous(memory_format=torch.channels_last), keep))
+            tile = network.normalised(pixels, plan.scale).to(plan.network.device, kind)
+            tile = tile.contiguous(memory_format=torch.channels_last)
+            singles.append((tile, None if grid.whole else wanted(window)))
         net, precision = plan.network.eager(plan.precision), plan.precision
+        batches = singles
+        if grid.whole:  # a GPU takes whole tiles, several at once
+            tiles = [tile for tile, _ in singles]
+            groups = [tiles[at : at + plan.batch] for at in range(0, len(tiles), plan.batch)]
+            batches = [(torch.cat(group), None) for group in groups]
 
     def run() -> Row:
         with torch.inference_mode():
@@ -154,7 +159,7 @@ def _floor(options: argparse.Namespace, model: Path, folder: Path) -> Timed:
                 net(batch, keep)
             if batches and batches[0][0].is_cuda:
                 torch.cuda.synchronize()
-        return {"cells": 0, "tiles": len(batches), "precision": precision}
+        return {"cells": 0, "tiles": len(singles), "precision": precision}
 
     return run
 
