@@ -104,7 +104,8 @@ def test_sixteen_bits_are_read_as_they_are(both: Network) -> None:
     scale = Normalisation((10.0, 0.0), (60_000.0, 65_535.0))
     expected = both.run(network.normalised(tile, scale), "fp32")[0].numpy()
     assert np.isfinite(expected).all()
-    assert np.array_equal(both.logits(tile, scale, "fp32"), expected)
+    # the network's own thread adds up in another order where it has another number of threads
+    assert np.allclose(both.logits(tile, scale, "fp32"), expected, atol=1e-5)
 
 
 def test_an_image_with_other_channels_is_refused(net: Network) -> None:
