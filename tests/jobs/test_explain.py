@@ -412,7 +412,9 @@ def test_every_query_reads_through_an_index_of_live_rows() -> None:
     )
     start_all()
     with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
+        # not everything: tests of another process hold the tables that all databases share
+        for table in ("jobs_job", "jobs_edge", "jobs_lease", "jobs_branch", "jobs_userslot"):
+            cursor.execute(f"ANALYZE {table}")
     rows = jobs_of(flow)
     asked = {text for key in ("j5", "e", "f") for text in queries(rows[key])}
     scans = [
