@@ -31,6 +31,7 @@ class Person(HttpUser):
     def on_start(self) -> None:
         self.client.headers["X-User-ID"] = f"load-{random.randrange(LABS)}"
         self.workflows: list[str] = []
+        self.submit()  # nobody comes with nothing to look at
 
     def job(self, number: int) -> dict[str, Any]:
         """One step of a workflow; steps share three branches and follow each other."""
