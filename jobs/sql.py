@@ -40,6 +40,7 @@ _WORDS = {
 }
 
 
+@cache
 def is_postgres() -> bool:
     """Whether this database has functions of its own for the moves that every job makes."""
     return connection.vendor == "postgresql"

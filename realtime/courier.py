@@ -33,7 +33,8 @@ class Courier:
         self.lock = threading.Lock()
         self.waiting: dict[tuple[str, str], Message] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.news: asyncio.Event | None = None
+        self.news = asyncio.Event()
+        self.asleep = False  # the thread waits for news; else it looks again by itself
         self.complained = float("-inf")
 
     def post(
@@ -51,22 +52,21 @@ class Courier:
             self.waiting[key] = merge(unsent, message) if merge and unsent else message
             if self.loop is None:
                 self._start()
-            elif self.news is not None and not self.loop.is_closed():
+            elif self.asleep and not self.loop.is_closed():
+                self.asleep = False
                 self.loop.call_soon_threadsafe(self.news.set)
 
     def _start(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.news = None  # the thread looks at what waits before it first sleeps
         run = self.loop.run_until_complete
         threading.Thread(target=lambda: run(self._deliver()), daemon=True).start()
 
     async def _deliver(self) -> None:
-        with self.lock:
-            self.news = asyncio.Event()
         while True:
             self.news.clear()
             with self.lock:
                 batch, self.waiting = self.waiting, {}
+                self.asleep = not batch
             for (group, _), message in batch.items():
                 await self._send(group, message)
             if batch:

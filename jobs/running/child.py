@@ -6,11 +6,11 @@ Nothing here imports Django before `django.setup()`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
@@ -49,11 +49,17 @@ class Station:
         self.pipe.send((kind, content))
 
 
-def main(worker: str, queue_name: str, parent: int, pipe: Connection, heart: c_double) -> None:
-    """Serve the parent until it goes away or asks for no more."""
+def main(
+    worker: str, queue_name: str, parent: int, pipe: Connection, life: Connection, heart: c_double
+) -> None:
+    """Serve the parent until it goes away or asks for no more.
+
+    pipe  brings orders, and takes what is said
+    life  is silent, and ends with the parent
+    """
     _settle_in(parent)
     station = Station(worker, pipe, heart)
-    orders = _listen(pipe)
+    _end_with(life)
     import django
 
     django.setup()
@@ -64,7 +70,7 @@ def main(worker: str, queue_name: str, parent: int, pipe: Connection, heart: c_d
     station.beat()
     station.say(READY, device)
     gpu_memory.watch(worker)
-    _serve(orders, station)
+    _serve(station)
 
 
 def _settle_in(parent: int) -> None:
@@ -79,19 +85,15 @@ def _settle_in(parent: int) -> None:
         os._exit(0)  # it died before the line above
 
 
-def _listen(pipe: Connection) -> queue.SimpleQueue[Asked]:
-    """Orders as they come. The end of the pipe is the end of the parent, and of this group."""
-    orders: queue.SimpleQueue[Asked] = queue.SimpleQueue()
+def _end_with(life: Connection) -> None:
+    """The end of the parent is that of this group."""
 
-    def read() -> None:
-        try:
-            while True:
-                orders.put(pipe.recv())
-        except (EOFError, OSError):
-            os.killpg(0, signal.SIGKILL)
+    def wait() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            life.recv()
+        os.killpg(0, signal.SIGKILL)
 
-    threading.Thread(target=read, name="orders", daemon=True).start()
-    return orders
+    threading.Thread(target=wait, name="life", daemon=True).start()
 
 
 def _warm_up(queue_name: str, station: Station) -> str | None:
@@ -107,7 +109,7 @@ def _warm_up(queue_name: str, station: Station) -> str | None:
         return None
 
 
-def _serve(orders: queue.SimpleQueue[Asked], station: Station) -> None:
+def _serve(station: Station) -> None:
     from django.db import close_old_connections
 
     from jobs.running import shards, tasks
@@ -115,7 +117,7 @@ def _serve(orders: queue.SimpleQueue[Asked], station: Station) -> None:
 
     gc.freeze()  # what is loaded now stays: no collection need look at it again
     looked_at = time.monotonic()
-    for job_pk, attempt, shard in _each(orders):
+    for job_pk, attempt, shard in _orders(station.pipe):
         station.beat()
         if time.monotonic() - looked_at > LOOK_AT_CONNECTION_S:
             looked_at = time.monotonic()
@@ -129,6 +131,7 @@ def _serve(orders: queue.SimpleQueue[Asked], station: Station) -> None:
             return  # memory ran out here once; the next job gets a fresh process
 
 
-def _each(orders: queue.SimpleQueue[Asked]) -> Iterator[Asked]:
-    while True:
-        yield orders.get()
+def _orders(pipe: Connection) -> Iterator[Asked]:
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            yield pipe.recv()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import math
 import multiprocessing
 import os
+import select
 import signal
 import time
-from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
@@ -32,6 +33,7 @@ class ChildHandle:
         self._context = multiprocessing.get_context("spawn")
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
+        self._life: Connection | None = None  # nothing is said on it: it ends with this process
         self._heart = self._context.RawValue(ctypes.c_double, 0.0)
         self._kills_before = 0
         self.exit_code = 0
@@ -52,13 +54,15 @@ class ChildHandle:
     def spawn(self) -> None:
         """Start a child; it says READY or COLD once it has loaded."""
         ours, theirs = self._context.Pipe()
-        arguments = (self.worker, self.queue_name, os.getpid(), theirs, self._heart)
+        end, life = self._context.Pipe(duplex=False)
+        arguments = (self.worker, self.queue_name, os.getpid(), theirs, end, self._heart)
         self._process = self._context.Process(
             target=child.main, args=arguments, name=f"child of {self.worker}", daemon=True
         )
         self._process.start()
         theirs.close()
-        self._pipe = ours
+        end.close()
+        self._pipe, self._life = ours, life
 
     def order(self, job_pk: int, attempt: int, shard: int) -> None:
         """Have the child run one attempt, or help with it. A child that is gone shows at the next listen."""
@@ -72,8 +76,11 @@ class ChildHandle:
         """What the child says next; None when time is over, the child is gone or `also` is readable."""
         if self._process is None or self._pipe is None:
             return None
-        ready = connection.wait([self._pipe, self._process.sentinel, also], timeout_s)
-        if self._pipe not in ready:
+        ends = select.poll()
+        for end in (self._pipe.fileno(), self._process.sentinel, also):
+            ends.register(end, select.POLLIN)
+        ready = ends.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
+        if self._pipe.fileno() not in dict(ready):
             return None
         try:
             said: Said = self._pipe.recv()
@@ -101,9 +108,10 @@ class ChildHandle:
             self._process.join(KILL_WAIT_S)
         code = self._process.exitcode
         self.exit_code = -signal.SIGKILL if code is None else code
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
+        for each in (self._pipe, self._life):
+            if each is not None:
+                each.close()
+        self._process = self._pipe = self._life = None
 
     def oom_kills_since_order(self) -> int:
         """How many processes the kernel ended for memory since the last order."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from jobs.types.base import JobType
 FIRST_ROW_S = 0.25  # shorter jobs write no row: their end says it all
 ROW_S = 1.0
 FIRST_TICK_S = 0.05
+AWAKE_S = 2.0
 TICK_S = 0.25
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class Reporter:
     def keep(self) -> None:
         """Feed and write until the job is over. The clerk calls this once."""
         with self._at_work():
-            if self._closed.wait(FIRST_TICK_S):
+            if self._closed.is_set() or self._closed.wait(FIRST_TICK_S):
                 return
             row_due = time.monotonic() + FIRST_ROW_S - FIRST_TICK_S
             while not self._closed.is_set():
@@ -264,37 +264,67 @@ class Reporter:
 
 def _so_far(job: Job) -> tuple[float, dict[str, int]]:
     """What earlier attempts reached: progress never falls within a job."""
-    rows = JobProgress.objects.for_tenant(job.tenant).filter(job=job.pk)
-    if job.attempt <= 1 or (row := rows.first()) is None:
+    row = None
+    if job.attempt > 1:
+        row = JobProgress.objects.for_tenant(job.tenant).filter(job=job.pk).first()
+    if row is None:
         return 0.0, {"tiles_done": 0, "tiles_total": 0}
     return row.progress, {"tiles_done": row.tiles_done, "tiles_total": row.tiles_total}
 
 
 class Clerk:
-    """The one thread of this process that follows the job that runs."""
+    """The one thread of this process that follows the job that runs.
+
+    After a job it looks for the next one every FIRST_TICK_S for a while: to be woken by each of many
+    short jobs would cost more than they do.
+    """
 
     def __init__(self) -> None:
-        self._given: queue.SimpleQueue[Reporter] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._given: Reporter | None = None
+        self._followed: Reporter | None = None
+        self._asleep = False
+        self._bell = threading.Event()
 
     def follow(self, reporter: Reporter) -> None:
+        self._given = reporter
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="clerk", daemon=True)
             self._thread.start()
-        self._given.put(reporter)
+        elif self._asleep:
+            self._bell.set()
 
     def replace(self) -> None:
         """Leave the thread where it is; the next job starts another one."""
-        self._thread, self._given = None, queue.SimpleQueue()
+        self._thread = None
 
     def _work(self) -> None:
-        given = self._given
-        while given is self._given:
-            reporter = given.get()
-            try:
-                reporter.keep()
-            except Exception:  # without this thread nobody would see a cancel
-                log.exception("%s: progress is not told any more", reporter.job)
+        sleeps_at = time.monotonic() + AWAKE_S
+        while self._thread is threading.current_thread():
+            reporter = self._given
+            if reporter is not None and reporter is not self._followed:
+                self._followed = reporter
+                _kept(reporter)
+                sleeps_at = time.monotonic() + AWAKE_S
+            elif time.monotonic() < sleeps_at:
+                time.sleep(FIRST_TICK_S)
+            else:
+                self._sleep()
+
+    def _sleep(self) -> None:
+        """Until the next job."""
+        self._bell.clear()
+        self._asleep = True  # told first and looked at after it: a job meanwhile rings or is seen
+        if self._given is self._followed:
+            self._bell.wait()
+        self._asleep = False
+
+
+def _kept(reporter: Reporter) -> None:
+    try:
+        reporter.keep()
+    except Exception:  # without this thread nobody would see a cancel
+        log.exception("%s: progress is not told any more", reporter.job)
 
 
 _clerk = Clerk()

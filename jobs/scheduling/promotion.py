@@ -139,7 +139,9 @@ def _decide(bounds: Bounds, skip_held: bool) -> list[Decision]:
     if bounds.maintenance:
         return []
     active = {lease.tenant for lease in bounds.leases}
-    draining = turns.settle(bounds.user_slots, active, skip_held=skip_held)
+    draining = turns.settle(
+        bounds.user_slots, active, somebody_waits=bounds.somebody_waits, skip_held=skip_held
+    )
     free = bounds.free_run_slots
     room = Room(len(free), {queue.name: queue.free for queue in bounds.queues if queue.free})
     if not (room.queues and free):

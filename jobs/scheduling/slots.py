@@ -52,6 +52,9 @@ BOUNDS = f"""
         CASE WHEN {CAN_RUN} THEN 1 ELSE 0 END,
         COALESCE({{held_s}}, 0.0), COALESCE({{served_s}}, {NEVER_SERVED})
     FROM jobs_userslot s LEFT JOIN tenants_tenant t ON t.id = s.holder_id
+    UNION ALL
+    SELECT 'line', '', 0, 0, 0, 0, 0.0, 0.0
+    WHERE EXISTS (SELECT 1 FROM tenants_tenant t WHERE t.waiting_since IS NOT NULL)
 """
 
 
@@ -107,6 +110,7 @@ class Bounds:
     leases: list[LeaseHeld]
     run_slots: list[int]
     user_slots: list[UserSlot]
+    somebody_waits: bool  # some tenant is in line for a user slot
 
     @property
     def free_run_slots(self) -> list[int]:
@@ -137,6 +141,7 @@ def read_bounds() -> Bounds:
         leases=leases,
         run_slots=sorted(number for _, number, *_ in kinds["run_slot"]),
         user_slots=[_user_slot(*row) for row in sorted(kinds["user_slot"], key=lambda row: row[1])],
+        somebody_waits=bool(kinds["line"]),
     )
 
 

@@ -23,17 +23,20 @@ TAKE = "UPDATE jobs_userslot SET holder_id = NULL, acquired_at = NULL WHERE numb
 OUT_OF_LINE = "UPDATE tenants_tenant SET waiting_since = NULL WHERE id = %s"
 
 
-def settle(slots: list[UserSlot], active: set[int], *, skip_held: bool = False) -> set[int]:
+def settle(
+    slots: list[UserSlot], active: set[int], *, somebody_waits: bool, skip_held: bool = False
+) -> set[int]:
     """Take slots from tenants with nothing to run, and give them to those in line.
 
     slots   every user slot; changed with the rows
     active  tenants that hold leases; they keep their slot
+    somebody_waits  some tenant is in line: nobody else is asked for
     skip_held  decide nothing about tenants whose row somebody else holds: they have their turn later
 
     The tenants whose turn is over while others wait: they start nothing new.
     """
-    _release(slots, active, skip_held)
-    _admit(slots, skip_held)
+    if _release(slots, active, skip_held) or somebody_waits:
+        _admit(slots, skip_held)
     return draining(slots)
 
 
@@ -49,8 +52,9 @@ def held_elsewhere(slots: list[UserSlot]) -> set[int]:
     return holders - _locked(holders, skip_held=True)
 
 
-def _release(slots: list[UserSlot], active: set[int], skip_held: bool) -> None:
-    """Take the slots of those that have nothing to run, or whose turn is over while others wait."""
+def _release(slots: list[UserSlot], active: set[int], skip_held: bool) -> set[int]:
+    """Take the slots of those that have nothing to run, or whose turn is over while others wait.
+    Those tenants."""
     idle = {slot.holder for slot in slots if slot.holder is not None} - active
     able = {slot.holder for slot in slots if slot.holder in idle and slot.can_run}
     # looked at again once their rows are held: a submission of theirs is either seen now, or
@@ -62,6 +66,7 @@ def _release(slots: list[UserSlot], active: set[int], skip_held: bool) -> None:
             sql.run(TAKE, [slot.number])
             lanes.line_up(slot.holder)  # it drained, or what is left is paused: to the line's end
             slot.holder = None
+    return going
 
 
 def _to_go(slots: list[UserSlot], idle: set[int], able: set[int]) -> set[int]:

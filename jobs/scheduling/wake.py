@@ -108,9 +108,8 @@ class Alarm:
     def _hear_redis(self) -> None:
         while not self._closed:
             try:
-                if _listening().blpop([KEY], timeout=LISTEN_S):
-                    # they all ask for the same pass; one that comes after this asks for another
-                    client().delete(KEY)
+                # they all ask for the same pass; one that comes after this asks for another
+                if _listening().blmpop(LISTEN_S, 1, KEY, direction="LEFT", count=2 * MANY):
                     self._rung.set()
             except redis.RedisError as error:
                 log.warning("Redis does not answer, passes come with each sweep: %s", error)
