@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import platform
@@ -12,8 +11,6 @@ from pathlib import Path
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def describe_device(device: torch.device | None = None) -> dict[str, str | int]:
@@ -68,15 +65,3 @@ def best_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if "amx_bf16" in cpu_flags() else "fp32"
-
-
-def keep_memory() -> None:
-    """Let the C library reuse freed memory instead of handing it back to the system.
-
-    Every layer of the network wants tens of megabytes, and pages fresh from the system cost more than
-    the layer itself (2 to 3 times the time of the whole network). Only glibc has these settings.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for name, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 1 << 30), (M_ARENA_MAX, 1)):
-            mallopt(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from scipy import ndimage
 
 from jobs.imaging import contours, measurement, postprocess
 from jobs.imaging.cells import NEAR_GAP, UNSURE, Cells
+from jobs.imaging.memory import Scratch, apart
 from jobs.imaging.plan import Plan
 from jobs.imaging.readers.reader import Pixels
 from jobs.imaging.tiling import SQUARE, Rect
@@ -20,7 +22,11 @@ STEPS = 6
 """How often the context grows, by two windows each time, for objects larger than the usual one."""
 
 
+UPPER = 1 if sys.byteorder == "little" else 0
+"""Which half of a float32 in memory holds sign and exponent."""
+
 Logits = NDArray[np.float32] | NDArray[np.uint16]
+_scratch = Scratch()
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ def _counts(plan: Plan, gap: Rect, block: Rect) -> bool:
 def _assembled(plan: Plan, region: Rect, pieces: list[Piece]) -> Piece:
     """The pieces as one; where nothing was computed no seed can be found."""
     head = plan.network.head
-    logits = np.zeros((head.planes, region.height, region.width), np.float32)
+    logits = _scratch.zeros((head.planes, region.height, region.width), np.float32)
     logits[head.last_planes] = -np.inf
     pixels = plan.plane.slide.empty(region.width, region.height)
     for piece in pieces:
@@ -160,13 +166,16 @@ def _assembled(plan: Plan, region: Rect, pieces: list[Piece]) -> Piece:
 
 def halved(logits: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Logits that a bf16 network gave, in half the memory: the other bits are 0."""
-    return (logits.view(np.uint32) >> 16).astype(np.uint16)
+    half = apart(logits.shape, np.uint16)
+    np.right_shift(logits.view(np.uint32), 16, out=half, casting="unsafe")
+    return half
 
 
 def _restore(kept: Logits, logits: NDArray[np.float32]) -> None:
-    """Write logits, halved or not, into `logits`."""
+    """Write logits, halved or not, into `logits`, which hold 0 or -inf."""
     if kept.dtype == np.uint16:
-        logits[...] = (kept.astype(np.uint32) << 16).view(np.float32)
+        halves = logits.view(np.uint16)  # of each, the lower one is 0 already
+        halves[..., UPPER::2] = kept
     else:
         logits[...] = kept
 

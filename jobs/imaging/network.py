@@ -22,6 +22,7 @@ from jobs.imaging.contract import BadInput
 from jobs.imaging.cuda import Feed, Shape
 from jobs.imaging.device import DTYPES, cores, describe_device
 from jobs.imaging.head import Classifier, Settings
+from jobs.imaging.memory import hand_back, keep_memory
 from jobs.imaging.normalisation import HIGHEST, LOWEST, Normalisation
 from jobs.imaging.script import Scripted, read_head, read_network, read_script
 from jobs.imaging.tiling import Rect
@@ -29,6 +30,8 @@ from jobs.imaging.tiling import Rect
 __all__ = ["Classifier", "Network", "Settings", "cores", "describe_device", "load", "warm"]
 
 WARM_PX = 256
+HAND_BACK_EVERY = 32
+"""Windows on a CPU after which free memory goes back to the system: new pages cost a percent then."""
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Logits = list[NDArray[np.float32]]
@@ -55,10 +58,11 @@ class Network:
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # fp32 is the reference: all of its digits
         else:
-            devices.keep_memory()
+            keep_memory()
         self.fused = self.device.type == "cpu" and not isinstance(exact, Scripted) and exact.fuse()
         self._by_precision: dict[str, nn.Module] = {"fp32": exact.to(self.device)}
         self._feed = Feed(self.device, self.eager) if self.device.type == "cuda" else None
+        self._windows = 0
         self._one = ThreadPoolExecutor(1, thread_name_prefix="network", initializer=_own_threads)
 
     @property
@@ -146,8 +150,11 @@ class Network:
 
     def default_tile(self, precision: str) -> int:
         """Side of a window. On a CPU larger ones take less time and more memory: 1,024 pixels in bf16
-        a seventh less than 768 and half as much memory again, which is then above 2 GB."""
-        return 2048 if self.device.type == "cuda" else 768
+        a seventh less than 768 and half as much memory again, which is then above 2 GB, as are 768 in
+        fp32."""
+        if self.device.type == "cuda":
+            return 2048
+        return 704 if precision == "fp32" else 768
 
     def precision_for(self, wanted: object) -> str:
         """The precision a job runs in: what it asks for, or the best that keeps the result here."""
@@ -183,10 +190,15 @@ class Network:
         keep: Sequence[Rect | None],
     ) -> Logits:
         with torch.inference_mode():
-            return [
+            made = [
                 self.run(normalised(tile, scale), precision, part)[0].numpy()
                 for tile, part in zip(tiles, keep, strict=True)
             ]
+        self._windows += len(tiles)
+        if self._windows >= HAND_BACK_EVERY:
+            self._windows = 0
+            hand_back()
+        return made
 
     def run(self, image: Tensor, precision: str, keep: Rect | None = None) -> Tensor:
         """Logits of a normalised, channels-first batch, in fp32."""

@@ -22,6 +22,7 @@ from jobs.imaging.contract import BadInput
 from jobs.imaging.course import Course, fraction
 from jobs.imaging.finishing import Piece, finish, halved
 from jobs.imaging.gaps import Patient
+from jobs.imaging.memory import copied_apart
 from jobs.imaging.network import cores
 from jobs.imaging.plan import Plan
 from jobs.imaging.progress import Tick
@@ -149,15 +150,14 @@ class Segmenter:
             self._tick()
             keep = one.window.keep
             rows, cols = keep.slices(one.window.area)
-            pixels = one.pixels[rows, cols].copy()  # a view would keep the halo in memory
-            if self.plan.precision == "bf16":
-                yield one.window, Piece(keep, halved(logits), pixels, one.gaps)
-            else:
-                yield one.window, Piece(keep, logits, pixels, one.gaps)
+            pixels = copied_apart(one.pixels[rows, cols])  # a view would keep the halo in memory
+            halves = self.plan.precision == "bf16"
+            kept = halved(logits) if halves else copied_apart(logits)
+            yield one.window, Piece(keep, kept, pixels, one.gaps)
 
     def _read(self, window: Window) -> _Read:
         pixels, gaps = self._pixels(window.area)
-        return _Read(window, pixels, gaps)
+        return _Read(window, copied_apart(pixels), gaps)
 
     def _pixels(self, area: Rect) -> tuple[Pixels, tuple[Rect, ...]]:
         """An area of the padded plane; beyond the plane it is reflected, as InstanSeg pads."""
