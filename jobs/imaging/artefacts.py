@@ -88,7 +88,7 @@ class _Seen:
             np.divide(picture[..., channel], glass[channel], out=light[channel])
         np.clip(light, 1 / 255, 1, out=light)
         grey = _greyish(light)
-        return cls(dark, -np.log(light, out=light), grey, _unevenness(picture), smallest)
+        return cls(dark, -np.log(light, out=light), grey, unevenness(picture), smallest)
 
     def parts(
         self, certain: Mask, likely: Mask, choose: Callable[[_Parts], Mask], share: float = MOSTLY
@@ -223,7 +223,7 @@ def _with_fringe(marks: NDArray[np.uint8], dark: Mask) -> NDArray[np.uint8]:
     return np.where(shreds & (near > 0), near, marks)
 
 
-def _unevenness(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+def unevenness(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """How much a pixel and its neighbours differ from the mean round them; a slope does not."""
     grey = picture.mean(axis=2, dtype=np.float32)
     apart = (grey - ndimage.uniform_filter(grey, 3)) ** 2

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jobs.imaging.artefacts import find_marks
+from jobs.imaging.artefacts import find_marks, unevenness
 from jobs.imaging.plane import Geometry, Plane
 from jobs.imaging.tiling import Rect
 
 MPP = 8.0
 METHOD = "distance from glass or stain, Otsu bounded, pen and slide edges left out, v2"
 BRIGHT_METHOD = "brighter than background, Otsu bounded, closed, v1"
+CROP_METHOD = "texture of a small crop, v1"
 SMALLEST_UM2 = 4_000.0
 """Islands below this are dust; a tissue fragment of 70 µm is kept."""
 
@@ -26,6 +27,13 @@ under the first; pale stroma lies above the second even where Otsu would split d
 STAINED = 10.0
 """Grey values by which a channel lies below another one. Shading, dust and blur take all colours
 alike, stains do not: so fat and pale stroma are found although they are hardly darker than glass."""
+
+CROP_UM2 = 100_000.0
+"""A picture of less, 0.3 mm square, may hold no glass that its tissue could be compared with."""
+
+TEXTURE = 1.5
+"""Grey values by which pixels of tissue differ from their neighbours: half of those of a crop do so by
+1.8 to 17 where it is tissue, however pale, and by less than 0.7 where it is glass."""
 
 MARGIN_UM = 40.0
 """How far beyond the mask nuclei are looked for: they overhang edges that 8 µm pixels blur."""
@@ -67,7 +75,11 @@ def thumbnail(plane: Plane, tick: Callable[[int, int], None]) -> NDArray[np.uint
 def find_tissue(
     picture: NDArray[np.uint8], scale: tuple[float, float], *, mpp: float, smallest_um2: float
 ) -> Tissue:
-    """Mark tissue on a picture of the slide at `mpp` µm per pixel; all glass gives an empty mask."""
+    """Mark tissue on a picture of the slide at `mpp` µm per pixel; all glass gives an empty mask, and a
+    small crop with the texture of tissue a full one."""
+    if picture.shape[0] * picture.shape[1] * mpp**2 <= CROP_UM2:
+        if float(np.median(unevenness(picture))) > TEXTURE:
+            return Tissue(np.ones(picture.shape[:2], np.bool_), scale, TEXTURE, CROP_METHOD)
     glass = _glass(picture)
     strength, stain = _below(glass, picture)
     threshold = _threshold(strength)

@@ -11,9 +11,11 @@ import pytest
 import shapely
 from PIL import Image
 
+from jobs.imaging import tissue
 from jobs.imaging.contract import TissueRequest
 from jobs.imaging.network import Network
 from jobs.imaging.pipeline import find_tissue, segment_cells
+from tests.imaging import tnbc
 from tests.imaging.slides import (
     GLASS,
     Pixels,
@@ -136,3 +138,19 @@ def test_the_mask_of_an_upstream_job_decides_where_cells_are_looked_for(
     assert max(cell["centroid"][0] for cell in left) < 640
     places = {tuple(cell["centroid"]) for cell in both if cell["centroid"][0] < 480}
     assert places <= {tuple(cell["centroid"]) for cell in left}
+
+
+@pytest.mark.parametrize("name", ["03_4", "04_3", "10_2"])
+def test_a_small_crop_of_pale_tissue_is_tissue_as_a_whole(assets: Path, name: str) -> None:
+    """128 µm without any glass to compare with."""
+    (tile,) = [tile for tile in tnbc.tiles(assets) if tile.name == name]
+    picture = tile.rgb.reshape(16, 32, 16, 32, 3).mean(axis=(1, 3)).astype(np.uint8)
+    found = tissue.find_tissue(picture, (32, 32), mpp=8.0, smallest_um2=tissue.SMALLEST_UM2)
+    assert found.mask.all()
+
+
+def test_a_small_crop_of_glass_with_a_speck_is_glass() -> None:
+    picture = _glass(16, 16)
+    picture[6:9, 6:9] = 120
+    found = tissue.find_tissue(picture, (32, 32), mpp=8.0, smallest_um2=tissue.SMALLEST_UM2)
+    assert not found.mask.any()
