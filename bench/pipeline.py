@@ -148,7 +148,8 @@ def _add_ratios(rows: list[Row]) -> None:
 
 
 def _besides(ours: Row, floor: Row | None) -> Row:
-    """What a job costs besides the network."""
+    """What a job costs outside the network's threads: normalisation runs on them, as do the windows of
+    rare large objects. What is over the floor has all of it, and the noise of two runs."""
     row: Row = {"bench": "pipeline_besides_network", "peer": "labsched"}
     if floor is None or ours["peer"] != "labsched":
         return row

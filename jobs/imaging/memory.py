@@ -43,12 +43,15 @@ def apart(shape: tuple[int, ...], dtype: type[Scalar]) -> NDArray[Scalar]:
     """An array of zeros outside the C library's memory, given back to the system with its last use.
 
     For what outlives a call of the network: between its buffers it would break the free memory into
-    parts that none of the next ones fits, and the process grew with the slide.
+    parts that none of the next ones fits, and the process grew with the slide. Raises MemoryError.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if not size:
         return np.zeros(shape, dtype)
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no memory for an array of {size} bytes: {error}") from error
     return np.frombuffer(pages, dtype).reshape(shape)
 
 

@@ -79,7 +79,7 @@ class ChildHandle:
         ends = select.poll()
         for end in (self._pipe.fileno(), self._process.sentinel, also):
             ends.register(end, select.POLLIN)
-        ready = ends.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
+        ready = ends.poll(None if timeout_s is None else max(0, math.ceil(timeout_s * 1000)))
         if self._pipe.fileno() not in dict(ready):
             return None
         try:

@@ -30,7 +30,7 @@ def settle(
 
     slots   every user slot; changed with the rows
     active  tenants that hold leases; they keep their slot
-    somebody_waits  some tenant is in line: nobody else is asked for
+    somebody_waits  whether some tenant is in line; if not, nobody is looked for to take a free slot
     skip_held  decide nothing about tenants whose row somebody else holds: they have their turn later
 
     The tenants whose turn is over while others wait: they start nothing new.

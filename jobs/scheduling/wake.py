@@ -111,6 +111,9 @@ class Alarm:
                 # they all ask for the same pass; one that comes after this asks for another
                 if _listening().blmpop(LISTEN_S, 1, KEY, direction="LEFT", count=2 * MANY):
                     self._rung.set()
+            except redis.ResponseError as error:
+                log.error("Redis 7 or later is needed, passes come with each sweep: %s", error)
+                time.sleep(AGAIN_S)
             except redis.RedisError as error:
                 log.warning("Redis does not answer, passes come with each sweep: %s", error)
                 time.sleep(AGAIN_S)

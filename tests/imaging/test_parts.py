@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.imaging import memory
 from jobs.imaging.__main__ import main
 from jobs.imaging.contract import BadInput
 from jobs.imaging.normalisation import Histogram, sample_blocks
@@ -171,3 +172,18 @@ def test_a_module_loads_no_more_than_it_needs(statement: str, absent: str) -> No
         [sys.executable, "-c", check], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert child.stdout.strip() == ""
+
+
+def test_memory_that_is_not_there_is_said_to_be() -> None:
+    """The worker tells it from other faults by this error, and starts a new child."""
+    with pytest.raises(MemoryError, match="bytes"):
+        memory.apart((1 << 60,), np.uint8)
+
+
+def test_what_a_thread_borrows_again_is_zero() -> None:
+    scratch = memory.Scratch()
+    scratch.zeros((7, 5), np.float32)[...] = -np.inf
+    again = scratch.zeros((5, 5), np.float32)
+    assert again.flags.writeable
+    assert not again.any()
+    assert scratch.zeros((0, 5), np.float32).shape == (0, 5)
