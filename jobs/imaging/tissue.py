@@ -77,9 +77,9 @@ def find_tissue(
 ) -> Tissue:
     """Mark tissue on a picture of the slide at `mpp` µm per pixel; all glass gives an empty mask, and a
     small crop with the texture of tissue a full one."""
-    if picture.shape[0] * picture.shape[1] * mpp**2 <= CROP_UM2:
-        if float(np.median(unevenness(picture))) > TEXTURE:
-            return Tissue(np.ones(picture.shape[:2], np.bool_), scale, TEXTURE, CROP_METHOD)
+    is_crop = picture.shape[0] * picture.shape[1] * mpp**2 <= CROP_UM2
+    if is_crop and float(np.median(unevenness(picture))) > TEXTURE:
+        return Tissue(np.ones(picture.shape[:2], np.bool_), scale, TEXTURE, CROP_METHOD)
     glass = _glass(picture)
     strength, stain = _below(glass, picture)
     threshold = _threshold(strength)
