@@ -59,9 +59,8 @@ def _there(job: Job, artifact: Artifact | None) -> Artifact:
             f"{job.key} is {job.status.public}: its result is here once it has SUCCEEDED."
         )
     if artifact is None:
-        raise NotFound(
-            f"{job.key} is {job.status.public} and left no such result: see its artifacts."
-        )
+        why = job.error or "See its artifacts."
+        raise NotFound(f"{job.key} is {job.status.public} and left no such result. {why}")
     return artifact
 
 
@@ -85,8 +84,10 @@ def page_of_cells(job: Job, number: int, size: int) -> dict[str, Any]:
 
 def _published(cell: dict[str, Any]) -> dict[str, Any]:
     """A cell of the JSONL as the document has it: its polygon is [y, x]."""
-    fields = ("cell_id", "label_id", "polygon", "area", "centroid")
-    return {name: cell[name] for name in fields} | {"polygon": [[y, x] for x, y in cell["polygon"]]}
+    fields = ("cell_id", "label_id", "polygon", "area", "centroid", "near_gap")
+    return {name: cell[name] for name in fields if name in cell} | {
+        "polygon": [[y, x] for x, y in cell["polygon"]]
+    }
 
 
 def _last_fields(artifact: Artifact) -> dict[str, Any]:

@@ -88,10 +88,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _box(text: str) -> list[float]:
-    numbers = [float(part) for part in text.split(",")]
-    if len(numbers) != 4:
-        raise ValueError(text)
-    return numbers
+    try:
+        x, y, width, height = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no box: give X,Y,WIDTH,HEIGHT, as in --roi 0,0,1000,800"
+        ) from None
+    return [x, y, width, height]
 
 
 def _bar() -> Progress:
@@ -116,6 +119,8 @@ def _run(options: argparse.Namespace, weights: Weights, bar: Progress) -> list[O
         out_dir=options.out,
         model=weights.path,
         model_source=weights.source,
+        model_name=weights.name,
+        model_version=weights.version,
         workflow_uuid=key,
         job_uuid=key,
         job_key="cells",

@@ -47,13 +47,14 @@ class CellRequest:
     """One `cell_segmentation` job.
 
     model_source               where the weights were found, for the manifest
+    model_name, model_version  what the results call it; by default the file says
     tissue_mask, tissue_json   the files of an upstream `tissue_mask` job, where an edge gives one
     slide_sha256               of the slide's content, where it is known already
     most_gaps                  the part of the tissue that may be unreadable
     blocks                     keeps finished blocks, so that another attempt goes on from them;
                                without one they are gone with the job
     params                     mpp (µm per level-0 pixel), tissue (False computes the background
-                               too), roi (boxes [x, y, width, height], level-0 pixels), tile_size
+                               too), roi (level-0 pixels, `jobs.imaging.roi`), tile_size
                                (plane pixels), min_area_um2, precision ("auto", "fp32", "bf16",
                                "fp16")
     """
@@ -68,6 +69,8 @@ class CellRequest:
     tissue_mask: Path | None = None
     tissue_json: Path | None = None
     model_source: str = "the path given"
+    model_name: str = ""
+    model_version: str = ""
     slide_sha256: str = ""
     most_gaps: float = 0.01
     blocks: BlockStore | None = None

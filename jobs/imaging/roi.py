@@ -12,8 +12,8 @@ from jobs.imaging.contract import BadInput
 from jobs.imaging.tiling import SQUARE, run_squares
 
 HOW = (
-    'give "roi" as boxes [[x, y, width, height], …] or as a GeoJSON Polygon or MultiPolygon, in '
-    "pixels of the full-resolution image"
+    'give "roi" as boxes [[x, y, width, height], …] or as GeoJSON (Polygon, MultiPolygon, or features '
+    "of these), in pixels of the full-resolution image"
 )
 MOST = 10_000
 """Boxes, or vertices: more take longer to look up than the cells to find."""
@@ -66,7 +66,7 @@ def parse(value: object) -> Roi | None:
 def checked(value: object, size: tuple[int, int]) -> Roi | None:
     """The same, refused where it lies outside a slide of `size` (width, height)."""
     found = parse(value)
-    if found is not None and not shapely.intersects(found.shape, shapely.box(0, 0, *size)):
+    if found is not None and not found.area_on(*size):
         raise BadInput(
             f'"roi" lies outside the slide, which has {size[0]} × {size[1]} pixels: {HOW}.'
         )
@@ -87,10 +87,11 @@ def _of_boxes(value: list[Any]) -> Any:
 
 def _of_geojson(value: object) -> Any:
     try:
-        if not isinstance(value, dict) or value.get("type") not in ("Polygon", "MultiPolygon"):
-            raise ValueError("no polygon")
-        _check_count(_vertices(value["coordinates"]), "vertices")
-        return shapely.geometry.shape(value)
+        geometries = _geometries(value)
+        _check_count(sum(_vertices(each["coordinates"]) for each in geometries), "vertices")
+        shapes = [shapely.geometry.shape(each) for each in geometries]
+        crossing = [shape for shape in shapes if not shape.is_valid]
+        return crossing[0] if crossing else shapely.union_all(shapes)
     except (
         ValueError,
         TypeError,
@@ -102,6 +103,17 @@ def _of_geojson(value: object) -> Any:
         shapely.errors.ShapelyError,
     ) as error:
         raise BadInput(f'"roi" is no polygon: {HOW}.') from error
+
+
+def _geometries(value: Any) -> list[dict[str, Any]]:
+    """The polygons of a geometry, a feature or a collection of features, as QuPath exports them."""
+    if value["type"] == "FeatureCollection":
+        return [each for feature in value["features"] for each in _geometries(feature)]
+    if value["type"] == "Feature":
+        return _geometries(value["geometry"])
+    if value["type"] not in ("Polygon", "MultiPolygon"):
+        raise ValueError("no polygon")
+    return [value]
 
 
 def _vertices(coordinates: Any) -> int:

@@ -23,6 +23,7 @@ from jobs.imaging.readers.kinds import reader_of
 from jobs.imaging.readers.openslides import OpenSlideReader
 from jobs.imaging.readers.pictures import RenderedSlide
 from jobs.imaging.readers.reader import NotRead, Pixels, Reader, Size
+from jobs.imaging.weights import FLUORESCENCE
 
 MPP_LOW, MPP_HIGH = 0.1, 1.0
 """Pixel sizes (µm) at which nuclei can be segmented."""
@@ -187,7 +188,8 @@ def cell_channels(slide: Slide, wanted: int | None) -> None:
     kind = "RGB brightfield" if wanted == 3 else f"{wanted} channels"
     raise BadInput(
         f"{slide.path.name} is a {slide.kind} slide with {held}, and the model takes {kind}: choose "
-        f"a model for {slide.kind} slides."
+        f"a model for {slide.kind} slides"
+        + ("." if slide.kind == "brightfield" else f', for example "model": "{FLUORESCENCE}".')
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,16 @@ from jobs.imaging.normalisation import RULE
 from jobs.imaging.plan import Plan
 from jobs.imaging.slide import cell_pixel_size
 from jobs.imaging.tiling import BLOCK, SQUARE
-from jobs.imaging.weights import describe
+from jobs.imaging.weights import Weights, describe
 
 if TYPE_CHECKING:
     from jobs.imaging.cell_job import Bench
 
 Facts = dict[str, Any]
+MIXED = (
+    "The model takes any channels of fluorescence, and this is a brightfield slide: look at the cells "
+    "before you use them, or choose a model for brightfield slides."
+)
 MOST_GAPS_TOLD = 1000
 """Rectangles that the manifest lists; a map of more tells nothing more."""
 
@@ -62,11 +67,19 @@ def _areas(merged: Merged) -> Facts:
     }
 
 
+def _model(request: CellRequest) -> Weights:
+    found = describe(request.model, request.model_source)
+    name, version = request.model_name or found.name, request.model_version or found.version
+    return replace(found, name=name, version=version)
+
+
 def summary_of(request: CellRequest, bench: Bench, counts: Facts) -> dict[str, float | int | str]:
     """The summary that the job's row keeps."""
-    model = describe(request.model, request.model_source)
+    model = _model(request)
     told = {name: counts[name] for name in counts if name != "method"}
     per_mm2 = counts["cells"] / counts["tissue_mm2"] if counts["tissue_mm2"] else 0.0
+    if bench.slide.kind == "brightfield" and bench.plan.network.channels is None:
+        told["warning"] = MIXED
     return told | {
         "cells_per_mm2": round(per_mm2, 1),
         "mpp": cell_pixel_size(bench.slide)[0],
@@ -85,7 +98,7 @@ def facts_of(
     """The manifest, but for versions and artifacts."""
     slide, plan = bench.slide, bench.plan
     geometry = plan.plane.geometry
-    model = describe(request.model, request.model_source)
+    model = _model(request)
     return {
         "slide": {
             "name": slide.path.name,

@@ -52,8 +52,8 @@ def find_weights(
     if explicit is not None:
         if not explicit.is_file():
             raise MissingWeights(
-                f"INSTANSEG_MODEL names {explicit}, which is not a file. Give the path of an "
-                "InstanSeg TorchScript file (instanseg.pt), or unset it to use the published one."
+                f"There is no model file {explicit}. Give the path of an InstanSeg TorchScript file "
+                "(instanseg.pt) as INSTANSEG_MODEL or --model, or neither for the published one."
             )
         return describe(explicit, "INSTANSEG_MODEL")
     for root, source in _roots(cache, instanseg):

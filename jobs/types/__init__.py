@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from django.conf import settings
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
 from jobs.types.base import JobType
 
@@ -56,5 +56,10 @@ def check_params(kind: JobType, params: Mapping[str, Any]) -> list[str]:
 def _misfits(kind: JobType, params: Mapping[str, Any]) -> list[str]:
     return [
         f"params{''.join(f'.{part}' for part in error.absolute_path)}: {error.message}."[:SHOWN]
+        + (f" It may have: {', '.join(kind.schema['properties'])}." if _is_unknown(error) else "")
         for error in _validator(kind.name).iter_errors(dict(params))
     ]
+
+
+def _is_unknown(error: ValidationError) -> bool:
+    return error.validator == "additionalProperties" and not error.absolute_path

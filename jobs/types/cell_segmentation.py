@@ -86,6 +86,8 @@ def request_of(task: Task) -> CellRequest:
         out_dir=task.out_dir,
         model=found.path,
         model_source=found.source,
+        model_name=found.name,
+        model_version=found.version,
         workflow_uuid=task.workflow_uuid,
         job_uuid=task.job_uuid,
         job_key=task.job_key,
@@ -171,8 +173,8 @@ TYPE = JobType(
                 "type": ["array", "object", "null"],
                 "maxItems": 10_000,
                 "title": "Region",
-                "description": "Only the cells of this part: boxes [[x, y, width, height], …] or a "
-                "GeoJSON Polygon or MultiPolygon, in pixels of the full-resolution image.",
+                "description": "Only the cells of this part: boxes [[x, y, width, height], …] or "
+                "GeoJSON polygons, in pixels of the full-resolution image.",
             },
             "reuse": REUSE,
             **TIMES,

@@ -119,6 +119,7 @@ CELLS: list[dict[str, Any]] = [
     }
     for number, (x, y) in enumerate(((0, 0), (100, 0), (0, 200), (100, 200), (500, 700)), 1)
 ]
+CELLS[3]["near_gap"] = True
 DOCUMENT = {
     "cells": [{**cell, "polygon": [point[::-1] for point in cell["polygon"]]} for cell in CELLS],
     "total_cells": len(CELLS),

@@ -135,7 +135,7 @@ def test_the_other_published_model_is_found_by_its_name(cache: Path, tmp_path: P
 def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(MissingWeights, match="Run bin/demo or bin/serve once"):
         find_weights(tmp_path, instanseg=tmp_path)
-    with pytest.raises(MissingWeights, match="INSTANSEG_MODEL names"):
+    with pytest.raises(MissingWeights, match="There is no model file"):
         find_weights(tmp_path, explicit=tmp_path / "gone.pt")
 
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import tifffile
 from jobs.imaging.export.chunks import decode, read_chunk
 from jobs.imaging.network import Network
 from jobs.imaging.pipeline import segment_cells
-from tests.imaging.slides import Run, cell_request, run_cells
+from tests.imaging.slides import Run, cell_request, run_cells, silent
 
 FILES = {
     "J_cells.jsonl": "cells_jsonl",
@@ -153,6 +154,16 @@ def test_the_manifest_names_slide_model_and_the_hash_of_every_file(
     assert manifest["contour"] == "pixel_edge"
     assert manifest["software"]["torch"]
     assert set(manifest["seconds"]) == {"open", "tissue", "segment", "merge", "measure", "export"}
+
+
+def test_results_call_a_model_by_the_name_it_was_registered_under(
+    small_slide: Path, net: Network, tmp_path: Path
+) -> None:
+    request = cell_request(small_slide, net.path, tmp_path / "out")
+    request = replace(request, model_name="lab_he", model_version="2")
+    assert segment_cells(request, report=silent).summary["model"] == "lab_he 2"
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())["model"]
+    assert (told["name"], told["version"]) == ("lab_he", "2")
 
 
 def test_a_second_run_writes_the_same_bytes(

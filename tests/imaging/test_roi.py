@@ -44,11 +44,38 @@ def test_boxes_and_geojson_name_the_same_region() -> None:
     assert all(box is not None and box.shape.equals(drawn.shape) for box in boxes)
 
 
+def test_what_qupath_exports_is_taken() -> None:
+    rings = [[[x, 0], [x + 9, 0], [x + 9, 9], [x, 9], [x, 0]] for x in (0, 100)]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {},
+        }
+        for ring in rings
+    ]
+    one, both = (roi.parse(each) for each in (features[0], collected(features)))
+    assert one is not None
+    assert both is not None
+    assert (one.shape.area, both.shape.area) == (81, 162)
+    crossed = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]
+    features[1]["geometry"] = {"type": "Polygon", "coordinates": [crossed]}
+    with pytest.raises(BadInput, match="crosses itself"):
+        roi.parse(collected(features))
+
+
+def collected(features: list[dict[str, object]]) -> dict[str, object]:
+    return {"type": "FeatureCollection", "features": features}
+
+
 @pytest.mark.parametrize(
     "value",
     [
         [],
         "all",
+        {"type": "FeatureCollection", "features": []},
+        {"type": "FeatureCollection", "features": 7},
+        {"type": "Feature", "geometry": None},
         [[0, 0, 10]],
         [[0, 0, -5, 5]],
         [[0, 0, "a", 5]],
@@ -67,9 +94,10 @@ def test_a_region_outside_the_slide_is_refused_before_any_work(
 ) -> None:
     from jobs.imaging.pipeline import segment_cells
 
-    request = cell_request(small_slide, net.path, tmp_path, roi=[[9000, 0, 10, 10]])
-    with pytest.raises(BadInput, match="448 × 448 pixels"):
-        segment_cells(request, report=silent)
+    for beyond in (9000, 448):  # the second one touches it
+        request = cell_request(small_slide, net.path, tmp_path, roi=[[beyond, 0, 10, 10]])
+        with pytest.raises(BadInput, match="448 × 448 pixels"):
+            segment_cells(request, report=silent)
 
 
 HUGE = 10**400

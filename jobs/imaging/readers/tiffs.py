@@ -56,7 +56,9 @@ class TiffReader:
         self._file = File(path)
 
     def _look(self, tiff: tifffile.TiffFile) -> None:
-        series = max(tiff.series, key=_area)
+        series = max(tiff.series, key=_area, default=None)
+        if series is None:
+            raise ValueError("it holds no picture")
         page = series.keyframe
         self.brightfield = _is_rgb(page) and page.dtype == np.uint8
         problem = _problem(series, page)
