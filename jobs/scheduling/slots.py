@@ -53,8 +53,8 @@ BOUNDS = f"""
         COALESCE({{held_s}}, 0.0), COALESCE({{served_s}}, {NEVER_SERVED})
     FROM jobs_userslot s LEFT JOIN tenants_tenant t ON t.id = s.holder_id
     UNION ALL
-    SELECT 'line', '', 0, 0, 0, 0, 0.0, 0.0
-    WHERE EXISTS (SELECT 1 FROM tenants_tenant t WHERE t.waiting_since IS NOT NULL)
+    SELECT * FROM (SELECT 'line', '', 0, 0, 0, 0, 0.0, 0.0 FROM tenants_tenant t
+        WHERE t.waiting_since IS NOT NULL ORDER BY t.waiting_since, t.id LIMIT 1) line
 """
 
 
