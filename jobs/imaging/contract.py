@@ -16,7 +16,7 @@ Report = Callable[[str, int, int], None]
 PHASES = ("open", "tissue", "segment", "merge", "measure", "export")
 TISSUE_PHASES = ("open", "tissue", "export")
 
-PIPELINE_VERSION = "2"
+PIPELINE_VERSION = "3"
 """Part of every result key: raised when the same input may give other cells."""
 
 

@@ -128,7 +128,6 @@ def _form(queue_name: str, task: str) -> Mapping[str, Any]:
     job = _queue(queue_name).create_job(
         task, result_ttl=TTL_S, failure_ttl=TTL_S, timeout=-1, status=JobStatus.QUEUED
     )
-    job.origin = queue_name
     return {**job.to_dict(), "status": JobStatus.QUEUED.value}
 
 

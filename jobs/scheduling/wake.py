@@ -112,7 +112,11 @@ class Alarm:
                 if _listening().blmpop(LISTEN_S, 1, KEY, direction="LEFT", count=2 * MANY):
                     self._rung.set()
             except redis.ResponseError as error:
-                log.error("Redis 7 or later is needed, passes come with each sweep: %s", error)
+                log.error(
+                    "Redis refuses BLMPOP, which versions from 7 on have and this account must be "
+                    "allowed; passes come with each sweep: %s",
+                    error,
+                )
                 time.sleep(AGAIN_S)
             except redis.RedisError as error:
                 log.warning("Redis does not answer, passes come with each sweep: %s", error)

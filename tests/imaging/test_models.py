@@ -19,9 +19,11 @@ from jobs.imaging.contract import BadInput
 from jobs.imaging.head import Head
 from jobs.imaging.network import Network
 from jobs.imaging.normalisation import Normalisation
+from jobs.imaging.pipeline import segment_cells
 from jobs.imaging.script import _seen, read_network, read_script
 from jobs.imaging.tiling import Rect
 from jobs.imaging.weights import FLUORESCENCE, find_weights
+from tests.imaging.slides import cell_request, silent
 
 RANDOM = np.random.default_rng(8)
 
@@ -55,6 +57,13 @@ def test_a_file_without_test_tensors_is_compared_on_a_synthetic_image(
     assert report.expected == report.found
     assert report.expected[0] > 30
     assert report.f1 == (1.0,)
+
+
+def test_a_brightfield_slide_is_segmented_with_a_warning(
+    small_slide: Path, both: Network, tmp_path: Path
+) -> None:
+    request = cell_request(small_slide, both.path, tmp_path / "out")
+    assert "brightfield slide" in str(segment_cells(request, report=silent).summary["warning"])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])

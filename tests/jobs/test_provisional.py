@@ -221,6 +221,7 @@ def test_a_tick_that_could_not_be_sent_yet_is_told_with_the_next() -> None:
     courier = Courier()
     courier.loop = asyncio.new_event_loop()
     courier.loop.close()  # nothing leaves
+    courier.asleep = True
     for left in (1, 7):
         message = {"type": "feed.cells", "workflow": "w", "data": tick(left, 1)}
         courier.post("g", message, about="j", merge=receivers._both)
